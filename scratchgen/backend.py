@@ -82,8 +82,8 @@ def to_numpy(array):
     return array.get() if hasattr(array, "get") else np.asarray(array)
 
 
-def take_rows(xp, index):
-    """A host index array made usable on `xp`. Validate it before: CuPy wraps what is out of range."""
+def index_array(xp, index):
+    """A host index array made usable on `xp`. Check it first: CuPy wraps out of range."""
     return index if xp is np else xp.asarray(index)
 
 

@@ -1,0 +1,74 @@
+"""Floor 3: a Module is an object whose Tensors are its parameters.
+
+No registration and no magic: the attributes of a module are looked through in the order in
+which they were set. A Tensor is a parameter, a Module or a list of Modules holds more of them.
+"""
+
+import numpy as np
+
+from scratchgen import backend
+from scratchgen.tensor import Tensor
+
+
+class Module:
+    """Base class of layers and models."""
+
+    def named_parameters(self, prefix=""):
+        """Yield (name, Tensor) in definition order, e.g. ("encoder.0.weight", Tensor)."""
+        for name, value in vars(self).items():
+            if type(value) is Tensor:
+                yield prefix + name, value
+            elif isinstance(value, Module):
+                yield from value.named_parameters(f"{prefix}{name}.")
+            elif isinstance(value, (list, tuple)):
+                for i, item in enumerate(value):
+                    if isinstance(item, Module):
+                        yield from item.named_parameters(f"{prefix}{name}.{i}.")
+
+    def parameters(self):
+        """The parameters as a list, in definition order."""
+        return [parameter for _, parameter in self.named_parameters()]
+
+    def state_dict(self):
+        """Copies of all parameters as NumPy arrays, by name."""
+        return {name: np.array(backend.to_numpy(parameter.data))
+                for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state):
+        """Set every parameter from `state`, whose names, shapes and dtypes must be the module's."""
+        parameters = dict(self.named_parameters())
+        if parameters.keys() != state.keys():
+            missing = sorted(parameters.keys() - state.keys())
+            unknown = sorted(state.keys() - parameters.keys())
+            raise ValueError(f"another model's parameters: missing {missing}, unknown {unknown}")
+        for name, parameter in parameters.items():
+            value = state[name]
+            if value.shape != parameter.shape or value.dtype != parameter.dtype:
+                raise ValueError(f"parameter {name} is {parameter.dtype}{list(parameter.shape)}, "
+                                 f"not {value.dtype}{list(value.shape)}")
+        for name, parameter in parameters.items():
+            xp = backend.module_of(parameter.data)
+            parameter.data[...] = xp.asarray(state[name])
+
+    def to(self, xp=None, dtype=None):
+        """Move all parameters to arrays of module `xp` and to `dtype`, in place; return self."""
+        for parameter in self.parameters():
+            values = backend.to_numpy(parameter.data)
+            target = xp or backend.module_of(parameter.data)
+            parameter.data = target.asarray(values.astype(dtype or values.dtype))
+        return self
+
+    def __call__(self, *args, **options):
+        return self.forward(*args, **options)
+
+
+class Sequential(Module):
+    """Modules and functions applied one after the other."""
+
+    def __init__(self, *layers):
+        self.layers = list(layers)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x

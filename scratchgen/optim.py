@@ -1,0 +1,152 @@
+"""Floor 3: optimisers. They change parameters in place, in pieces that stay in the cache.
+
+`step(grads)` takes the gradients in the order of the parameters. A large array is updated in
+pieces of 64K numbers, so that the dozen passes over a piece hit the cache and not the memory;
+two scratch buffers of that size are all the temporary memory there is.
+"""
+
+import numpy as np
+
+from scratchgen import backend
+
+_PIECE = 65536
+
+
+class Optimizer:
+    """Base class: keeps per-parameter state arrays and walks over parameters in pieces."""
+
+    state_names = ()
+
+    def __init__(self, parameters, lr):
+        if not lr > 0:
+            raise ValueError(f"the learning rate must be positive, not {lr}")
+        self.parameters = list(parameters)
+        self.lr = lr
+        self.steps = 0
+        self.state = {name: [backend.module_of(p.data).zeros_like(p.data)
+                             for p in self.parameters] for name in self.state_names}
+        self._scratch = {}
+
+    def step(self, grads):
+        """One update of all parameters from their gradients."""
+        if len(grads) != len(self.parameters):
+            raise ValueError(f"{len(grads)} gradients for {len(self.parameters)} parameters")
+        self.steps += 1
+        for i, (parameter, g) in enumerate(zip(self.parameters, grads)):
+            p = parameter.data.reshape(-1)  # a view: parameters are contiguous
+            g = g.reshape(-1)
+            state = [self.state[name][i].reshape(-1) for name in self.state_names]
+            for start in range(0, p.size, _PIECE):
+                piece = slice(start, start + _PIECE)
+                self.update(p[piece], g[piece], *(s[piece] for s in state))
+
+    def scratch(self, like):
+        """Two reusable buffers shaped like a piece, with undefined contents."""
+        xp = backend.module_of(like)
+        key = (xp, like.dtype)
+        if key not in self._scratch:
+            self._scratch[key] = xp.empty(_PIECE, like.dtype), xp.empty(_PIECE, like.dtype)
+        a, b = self._scratch[key]
+        return a[:like.size], b[:like.size]
+
+    def state_dict(self):
+        """What a resumed run needs: the step count and copies of the state, on the host."""
+        state = {"steps": np.array(self.steps)}
+        for name in self.state_names:
+            for i, array in enumerate(self.state[name]):
+                state[f"{name}.{i}"] = np.array(backend.to_numpy(array))
+        return state
+
+    def load_state_dict(self, state):
+        """Restore what `state_dict` returned."""
+        self.steps = int(state["steps"])
+        for name in self.state_names:
+            for i, array in enumerate(self.state[name]):
+                array[...] = backend.module_of(array).asarray(state[f"{name}.{i}"])
+
+
+class SGD(Optimizer):
+    """v <- momentum v + g;  p <- p - lr v."""
+
+    state_names = ("velocity",)
+
+    def __init__(self, parameters, lr=0.01, momentum=0.0):
+        super().__init__(parameters, lr)
+        self.momentum = momentum
+
+    def update(self, p, g, velocity):
+        xp = backend.module_of(p)
+        step, _ = self.scratch(p)
+        velocity *= self.momentum
+        velocity += g
+        p -= xp.multiply(velocity, self.lr, out=step)
+
+
+class RMSProp(Optimizer):
+    """s <- alpha s + (1 - alpha) g^2;  p <- p - lr g / (sqrt(s) + eps), as in PyTorch."""
+
+    state_names = ("square",)
+
+    def __init__(self, parameters, lr=0.01, alpha=0.99, eps=1e-8):
+        super().__init__(parameters, lr)
+        self.alpha = alpha
+        self.eps = eps
+
+    def update(self, p, g, square):
+        xp = backend.module_of(p)
+        a, b = self.scratch(p)
+        square *= self.alpha
+        xp.multiply(g, 1 - self.alpha, out=a)
+        a *= g
+        square += a
+        xp.sqrt(square, out=b)
+        b += self.eps
+        xp.multiply(g, self.lr, out=a)
+        a /= b
+        p -= a
+
+
+class Adam(Optimizer):
+    """Kingma & Ba 2015, algorithm 1, with both bias corrections folded into two numbers:
+
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
+    p <- p - lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps)
+    """
+
+    state_names = ("m", "v")
+
+    def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8):
+        super().__init__(parameters, lr)
+        self.betas = betas
+        self.eps = eps
+
+    def update(self, p, g, m, v):
+        xp = backend.module_of(p)
+        a, b = self.scratch(p)
+        beta1, beta2 = self.betas
+        root = (1 - beta2 ** self.steps) ** 0.5
+        rate = self.lr * root / (1 - beta1 ** self.steps)
+        m *= beta1
+        m += xp.multiply(g, 1 - beta1, out=a)
+        v *= beta2
+        xp.multiply(g, g, out=a)
+        a *= 1 - beta2
+        v += a
+        xp.sqrt(v, out=b)
+        b += self.eps * root  # numerator and denominator were both multiplied by root
+        xp.multiply(m, rate, out=a)
+        a /= b
+        p -= a
+
+
+OPTIMIZERS = {"sgd": SGD, "rmsprop": RMSProp, "adam": Adam}
+
+
+def clip_grad_norm(grads, max_norm):
+    """Scale all gradients in place so that their joint norm is at most `max_norm`; return it."""
+    squares = [float(backend.to_numpy((g * g).sum(dtype=np.float64))) for g in grads]
+    norm = sum(squares) ** 0.5
+    if norm > max_norm:
+        for g in grads:
+            g *= max_norm / norm
+    return norm

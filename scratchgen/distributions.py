@@ -48,7 +48,7 @@ class Normal:
         """KL(self || other): log(s2/s1) + (s1^2 + (m1 - m2)^2) / (2 s2^2) - 1/2, summed."""
         log_ratio = self.log_std - other.log_std
         z = (self.loc - other.loc) * ops.exp(-other.log_std)
-        return ops.sum(0.5 * (ops.exp(2 * log_ratio) + z * z - 1) - log_ratio, axis=-1)
+        return ops.sum(0.5 * (ops.expm1(2 * log_ratio) + z * z) - log_ratio, axis=-1)
 
 
 class Laplace:
@@ -109,15 +109,19 @@ class Bernoulli:
         return (u < probability).astype(probability.dtype)
 
     def entropy(self):
-        """softplus(l) - l sigmoid(l), summed over D; finite in both tails."""
-        magnitude = ops.abs(self.logits)
-        return ops.sum(ops.softplus(-magnitude) + magnitude * ops.sigmoid(-magnitude), axis=-1)
+        """-p log p - (1 - p) log(1 - p), summed over D, with log p = -softplus(-l)."""
+        p, not_p = ops.sigmoid(self.logits), ops.sigmoid(-self.logits)
+        return ops.sum(p * ops.softplus(-self.logits) + not_p * ops.softplus(self.logits), axis=-1)
 
     def kl_divergence(self, other):
-        """KL(self || other): p (l1 - l2) + softplus(l2) - softplus(l1), summed over D."""
-        p = ops.sigmoid(self.logits)
-        return ops.sum(p * (self.logits - other.logits) + ops.softplus(other.logits)
-                       - ops.softplus(self.logits), axis=-1)
+        """KL(self || other) = p log(p/q) + (1 - p) log((1 - p)/(1 - q)), summed over D.
+
+        With p and q as logits no term is large unless the result is, at any logits.
+        """
+        log_ratio_one = ops.softplus(-other.logits) - ops.softplus(-self.logits)
+        log_ratio_zero = ops.softplus(other.logits) - ops.softplus(self.logits)
+        p, not_p = ops.sigmoid(self.logits), ops.sigmoid(-self.logits)
+        return ops.sum(p * log_ratio_one + not_p * log_ratio_zero, axis=-1)
 
 
 class Categorical:
@@ -164,18 +168,21 @@ def kl_divergence(p, q):
 
 
 def bernoulli_log_prob_twin(logits, x):
-    """The sum over the last axis of x * logits - softplus(logits), in plain ops.
+    """The sum over the last axis of x log p + (1 - x) log(1 - p), in plain ops.
 
-    softplus is taken apart so that its large term cancels against x * logits first: the rest,
-    log(1 + e**-|l|), then keeps its digits where the model is sure and right.
+    With log p = -softplus(-l) and log(1 - p) = -softplus(l), which is the short form
+    x * l - softplus(l), but keeps its digits where the model is sure and right.
     """
-    rest = ops.log1p(ops.exp(-ops.abs(logits)))
-    return ops.sum(x * logits - ops.relu(logits) - rest, axis=-1)
+    return -ops.sum(x * ops.softplus(-logits) + (1 - x) * ops.softplus(logits), axis=-1)
 
 
 @fused(twin=bernoulli_log_prob_twin)
 def bernoulli_log_prob(logits, x):
-    """The log-probability of zeros and ones x (..., D) given logits (..., D) -> (...)."""
+    """The log-probability of zeros and ones x (..., D) given logits (..., D) -> (...).
+
+    x * l - max(l, 0) - log(1 + e**-|l|): of softplus(l) the large part comes first, where it
+    cancels against x * l exactly.
+    """
     xp = backend.module_of(logits)
     if x.shape[-1] != logits.shape[-1]:
         raise ValueError("the last axes differ")

@@ -6,6 +6,8 @@ gradient. Overflow is avoided in the forward, never by clipping: sigmoid, softpl
 logsumexp are exact and finite for every finite input.
 """
 
+import math
+
 from scratchgen.backend import module_of
 from scratchgen.tensor import (
     alias, add, broadcast_to, divide, getitem, kept, log, matmul, multiply, negative, op, power,
@@ -230,6 +232,7 @@ def logsumexp(x, *, axis=None, keepdims=False):
 
 def _logsumexp_rule(g, out, x, axis=None, keepdims=False):
     shape = kept(x.shape, axis)
+    out = where(raw(out) > -math.inf, out, 0.0)  # else -inf - -inf; e**-inf is 0 as it should
     return reshape(g, shape=shape) * exp(x - reshape(out, shape=shape))
 
 

@@ -21,6 +21,10 @@ class Optimizer:
         if not lr > 0:
             raise ValueError(f"the learning rate must be positive, not {lr}")
         self.parameters = list(parameters)
+        for i, parameter in enumerate(self.parameters):
+            if not parameter.data.flags.c_contiguous:
+                raise ValueError(f"parameter {i} is not contiguous and cannot be updated in place: "
+                                 "make it of a copy of its array")
         self.lr = lr
         self.steps = 0
         self.state = {name: [backend.module_of(p.data).zeros_like(p.data)
@@ -143,10 +147,13 @@ OPTIMIZERS = {"sgd": SGD, "rmsprop": RMSProp, "adam": Adam}
 
 
 def clip_grad_norm(grads, max_norm):
-    """Scale all gradients in place so that their joint norm is at most `max_norm`; return it."""
+    """Scale the gradients in the list so that their joint norm is at most `max_norm`.
+
+    Returns the norm before. The arrays are replaced and not changed: a gradient may be a view,
+    or one array that stands for several parameters.
+    """
     squares = [float(backend.to_numpy((g * g).sum(dtype=np.float64))) for g in grads]
     norm = sum(squares) ** 0.5
     if norm > max_norm:
-        for g in grads:
-            g *= max_norm / norm
+        grads[:] = [g * (max_norm / norm) for g in grads]
     return norm

@@ -14,6 +14,7 @@ Arguments that can carry a gradient are positional, everything else is keyword-o
 top to bottom: Op, Tensor, grad, then the ops behind Python's operators. The rest is in ops.py.
 """
 
+import math
 import operator
 from itertools import count
 
@@ -391,7 +392,7 @@ def power(a, b):
 
 power.rules(
     lambda g, out, a, b: g * (b * a ** (b - 1)),
-    lambda g, out, a, b: g * (out * log(a)))
+    lambda g, out, a, b: g * (out * (math.log(a) if isinstance(a, (int, float)) else log(a))))
 
 
 @op(elementwise=True)  # the leading (batch) axes broadcast

@@ -1,0 +1,1 @@
+"""Floor 4: the systems of the lecture, one file each."""

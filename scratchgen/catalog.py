@@ -1,0 +1,171 @@
+"""Floor 5: the models by name: which options each takes, and how it is built for a data set.
+
+A run's config.json holds one value for every option here, so a model can be built again from
+it alone. The values are plain JSON.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from scratchgen import backend, datasets
+from scratchgen.datasets import DataError
+from scratchgen.datasets.sources import REGISTRY
+from scratchgen.models.autoencoder import Autoencoder
+from scratchgen.models.coders import DECODER_STDS
+from scratchgen.models.vae import POSTERIORS, VAE
+from scratchgen.nn import ACTIVATIONS
+from scratchgen.optim import OPTIMIZERS
+
+BINARIZE = ("threshold", "fixed", "dynamic", "none")
+
+
+class UsageError(ValueError):
+    """Options that do not go together, or a name that does not exist."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of `scratchgen train`: --name with dashes, its default and its meaning."""
+
+    name: str
+    kind: type
+    default: object
+    help: str
+    choices: tuple = None
+    several: bool = False
+    least: float = None  # the smallest value allowed; `above` the largest that is not
+    above: float = None
+
+    def check(self, value):
+        """UsageError unless the value is one that the option takes."""
+        for item in value if self.several else [value]:
+            if item is None:
+                continue
+            if self.choices and item not in self.choices:
+                raise UsageError(f"--{self.name} {item}: choose one of {', '.join(self.choices)}")
+            if self.kind is float and not math.isfinite(item):
+                raise UsageError(f"--{self.name} must be a finite number, not {item}")
+            if self.least is not None and item < self.least:
+                raise UsageError(f"--{self.name} must be at least {self.least}, not {item}")
+            if self.above is not None and not item > self.above:
+                raise UsageError(f"--{self.name} must be above {self.above}, not {item}")
+
+
+TRAINING = [
+    Option("dataset", str, "digits", "which data set", tuple(REGISTRY)),
+    Option("binarize", str, None, "how grey levels become 0 and 1 (default: threshold for digits, "
+           "dynamic for mnist; none: the data are binary)", BINARIZE),
+    Option("epochs", int, 200, "passes through the training images", least=1),
+    Option("batch-size", int, 50, "examples per step", least=1),
+    Option("lr", float, 1e-3, "learning rate", above=0),
+    Option("optimizer", str, "adam", "how gradients change parameters", tuple(OPTIMIZERS)),
+    Option("max-grad-norm", float, None, "clip the gradients' joint norm to this", above=0),
+    Option("backend", str, "numpy", "where arrays live", backend.NAMES),
+    Option("dtype", str, "float32", "precision", ("float32", "float64")),
+    Option("seed", int, 0, "everything random follows from it", least=0),
+]
+
+_PERCEPTRONS = [
+    Option("hidden", int, (500,), "hidden units of each layer of the encoder; the decoder "
+           "mirrors them", several=True, least=1),
+    Option("latent", int, 20, "dimensions of the code", least=1),
+    Option("activation", str, "tanh", "between linear layers", tuple(ACTIVATIONS)),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A model that can be trained: `build(config, dataset, rng)`, and the data it wants."""
+
+    summary: str
+    options: list
+    build: Callable
+    encoding: Callable  # config -> the encoding its likelihood needs, None for a binary one
+
+
+def _build_vae(config, dataset, rng):
+    # The spread of the dequantisation noise: a pixel that never changes has no smaller one.
+    floor = 1 / (dataset.levels * math.sqrt(12))
+    return VAE(dataset.dim, rng, config["hidden"], config["latent"], config["likelihood"],
+               config["posterior"], config["decoder_std"], floor,
+               activation=config["activation"], beta=config["beta"], kl=config["kl"],
+               pixel_means=dataset.pixel_means())
+
+
+def _build_autoencoder(config, dataset, rng):
+    return Autoencoder(dataset.dim, rng, config["hidden"], config["latent"],
+                       config["likelihood"], config["activation"], dataset.pixel_means())
+
+
+MODELS = {
+    "vae": Entry(
+        "the variational autoencoder (Kingma & Welling 2014)",
+        [Option("likelihood", str, "bernoulli", "the decoder's distribution of a pixel",
+                ("bernoulli", "gaussian")),
+         *_PERCEPTRONS,
+         Option("posterior", str, "normal", "the family of q(z|x)", tuple(POSTERIORS)),
+         Option("decoder-std", str, "shared", "the gaussian decoder's spread: fixed at 0.1, one "
+                "learned number, one for each pixel, or a network's output", DECODER_STDS),
+         Option("beta", float, 1.0, "weight of the KL in training", least=0),
+         Option("kl", str, "closed", "the KL in closed form or estimated",
+                ("closed", "monte-carlo"))],
+        _build_vae,
+        lambda config: "dequantized" if config["likelihood"] == "gaussian" else None),
+    "autoencoder": Entry(
+        "the deterministic autoencoder: a code and its reconstruction, no likelihood",
+        [Option("likelihood", str, "mse", "what the reconstruction is judged by: squared error "
+                "of grey values, or the cross-entropy of binary pixels", ("mse", "bernoulli")),
+         *_PERCEPTRONS],
+        _build_autoencoder,
+        lambda config: "grey" if config["likelihood"] == "mse" else None),
+}
+
+
+def options_of(name):
+    """All options of a model, training options first."""
+    return TRAINING + MODELS[name].options
+
+
+def check_options(name, options):
+    """UsageError unless the model exists and every value is allowed."""
+    if name not in MODELS:
+        raise UsageError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}")
+    for option in options_of(name):
+        key = option.name.replace("-", "_")
+        if key in options:
+            option.check(options[key])
+
+
+def load_data(config, data_dir=None):
+    """The data set of a config, in the encoding that the model's likelihood needs."""
+    name, binarize = config["dataset"], config["binarize"]
+    needed = MODELS[config["model"]].encoding(config)
+    if needed and binarize:
+        raise UsageError(f"--binarize {binarize} does not go with --likelihood "
+                         f"{config['likelihood']}, which needs {needed} pixels")
+    dataset = datasets.load(name, data_dir, None if binarize == "none" else needed or binarize,
+                            config["seed"])
+    if needed is None and not dataset.binary:
+        raise UsageError(f"--likelihood bernoulli needs binary pixels, {dataset.protocol} has "
+                         "none: give --binarize threshold, fixed or dynamic")
+    if needed is None and binarize == "none" and dataset.encoding != "static":
+        raise UsageError(f"--binarize none: {name} has {dataset.levels} grey levels: choose "
+                         "threshold, fixed or dynamic")
+    return dataset
+
+
+def build(config, dataset):
+    """The untrained model of a config, on its backend and in its dtype: (model, xp, dtype)."""
+    xp = backend.get(config["backend"])
+    dtype = np.dtype(config["dtype"])
+    rng = np.random.default_rng([config["seed"], 0])
+    try:
+        model = MODELS[config["model"]].build(config, dataset, rng)
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise UsageError(str(error)) from error
+    return model.to(xp, dtype), xp, dtype

@@ -1,0 +1,154 @@
+"""Floor 6: the command line. Parses, calls commands.py, and turns errors into one line.
+
+Exit codes: 0 done, 1 failed, 2 asked wrongly.
+"""
+
+import argparse
+import sys
+
+from scratchgen import __version__, backend, catalog, commands
+from scratchgen.catalog import UsageError
+from scratchgen.datasets import DataError
+from scratchgen.run import RunError, RunExistsError
+from scratchgen.train import TrainingError
+
+
+def main(argv=None):
+    """Run one command; returns its exit code."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        return args.command(args) or 0
+    except (UsageError, RunExistsError) as error:
+        return _fail(error, 2, args.debug)
+    except (backend.BackendError, DataError, RunError, TrainingError, OSError,
+            NotImplementedError, MemoryError) as error:
+        return _fail(error, 1, args.debug)
+    except KeyboardInterrupt:
+        print("scratchgen: interrupted; a run goes on with --resume", file=sys.stderr)
+        return 130
+
+
+def _fail(error, code, debug):
+    if debug:
+        raise error
+    message = " ".join(str(error).split()) or type(error).__name__
+    print(f"scratchgen: error: {message}", file=sys.stderr)
+    return code
+
+
+def build_parser():
+    """The parser of every command; an option that is not given leaves no attribute."""
+    parser = argparse.ArgumentParser(
+        prog="scratchgen", description="The generative models of CS231n lecture 13, from scratch.",
+        epilog="example: scratchgen train vae --dataset digits --out runs/vae")
+    parser.add_argument("--version", action="version", version=f"scratchgen {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(subparsers)
+
+    evaluate = _add(subparsers, "evaluate", commands.evaluate_run,
+                    "print a run's figures on validation and test data",
+                    "scratchgen evaluate runs/vae --iw-samples 5000 --examples 1000")
+    _add_run(evaluate)
+    _add_place(evaluate)
+    evaluate.add_argument("--iw-samples", type=_count, default=0, metavar="K",
+                          help="also the importance-weighted estimate with K samples (default: no)")
+    evaluate.add_argument("--examples", type=_count, metavar="N",
+                          help="how many examples that estimate is made for (default: all)")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+
+    sample = _add(subparsers, "sample", commands.sample_run, "draw images from a trained model",
+                  "scratchgen sample runs/vae -n 64 --out samples.png")
+    _add_run(sample)
+    sample.add_argument("-n", type=_count, default=64, help="how many images (default: 64)")
+    sample.add_argument("--seed", type=_natural, default=0, help="what they follow from "
+                        "(default: 0)")
+    sample.add_argument("--mean", action="store_true",
+                        help="show p(x|z)'s mean instead of a draw of every pixel")
+    sample.add_argument("--out", metavar="FILE.png", help="default: samples.png in the run")
+    _add_place(sample)
+
+    reconstruct = _add(subparsers, "reconstruct", commands.reconstruct_run,
+                       "show test images above what the model restores from their codes",
+                       "scratchgen reconstruct runs/vae --out pairs.png")
+    _add_run(reconstruct)
+    reconstruct.add_argument("-n", type=_count, default=32, help="how many (default: 32)")
+    reconstruct.add_argument("--out", metavar="FILE.png",
+                             help="default: reconstructions.png in the run")
+    _add_place(reconstruct)
+
+    listing = _add(subparsers, "datasets", commands.list_datasets,
+                   "list the data sets: what, where, licence", "scratchgen datasets")
+    _add_data_dir(listing)
+
+    check = _add(subparsers, "gradcheck", commands.check_gradients,
+                 "check every gradient against finite differences",
+                 "scratchgen gradcheck --only conv")
+    check.add_argument("--backend", default="numpy", choices=backend.NAMES,
+                       help="where arrays live (default: numpy)")
+    check.add_argument("--only", metavar="NAME", help="only rows whose name holds NAME")
+    return parser
+
+
+def _add(subparsers, name, command, summary, example):
+    parser = subparsers.add_parser(name, help=summary, description=summary.capitalize() + ".",
+                                   epilog=f"example: {example}")
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _add_train(subparsers):
+    train = _add(subparsers, "train", lambda args: None, "train a model and leave a run folder",
+                 "scratchgen train vae --dataset mnist --epochs 50 --out runs/mnist")
+    models = train.add_subparsers(required=True, metavar="MODEL", dest="model")
+    for name, entry in catalog.MODELS.items():
+        parser = _add(models, name, commands.train_model, f"train {entry.summary}",
+                      f"scratchgen train {name} --dataset digits --out runs/{name}")
+        for option in catalog.options_of(name):
+            _add_option(parser, option)
+        parser.add_argument("--out", metavar="DIR", help=f"the run folder (default: runs/{name})")
+        parser.add_argument("--resume", action="store_true",
+                            help="continue the run in --out with the options it was started with")
+        _add_data_dir(parser)
+
+
+def _add_option(parser, option):
+    choices = f" ({', '.join(option.choices)})" if option.choices else ""
+    default = option.default
+    if option.several:
+        default = " ".join(str(item) for item in default)
+    shown = "" if default is None else f" (default: {default})"
+    parser.add_argument(f"--{option.name}", type=option.kind, default=argparse.SUPPRESS,
+                        nargs="*" if option.several else None,
+                        metavar=option.kind.__name__.upper(),
+                        help=f"{option.help}{choices}{shown}".replace("%", "%%"))
+
+
+def _add_run(parser):
+    parser.add_argument("run", metavar="RUN", help="the folder that train left")
+
+
+def _add_place(parser):
+    parser.add_argument("--backend", choices=backend.NAMES,
+                        help="where arrays live (default: the run's)")
+    _add_data_dir(parser)
+
+
+def _add_data_dir(parser):
+    parser.add_argument("--data-dir", metavar="DIR", help="read data sets from this folder, one "
+                        "subfolder each (default: $SCRATCHGEN_DATA, else download)")
+
+
+def _count(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return value
+
+
+def _natural(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative: {text}")
+    return value

@@ -1,0 +1,80 @@
+"""Floor 5: pictures. Every function takes NumPy arrays and writes one PNG file.
+
+matplotlib is imported here and nowhere else, when a picture is asked for. Figures are made
+without pyplot, so that no window and no global state is involved.
+"""
+
+import io
+
+import numpy as np
+
+from scratchgen.run import write_atomically
+
+_INK = "#1f2937"
+_COLOURS = ["#2563eb", "#d97706", "#059669", "#dc2626"]
+
+
+def _figure(width, height):
+    from matplotlib.figure import Figure
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def _save(figure, path):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomically(path, buffer.getvalue())
+
+
+def tile(images, shape, columns, gap=1):
+    """Images (N, H W) in [0, 1] as one picture, row by row, with white lines between them."""
+    height, width = shape
+    rows = -(-len(images) // columns)
+    canvas = np.ones((rows * (height + gap) + gap, columns * (width + gap) + gap))
+    for i, image in enumerate(images):
+        top = gap + i // columns * (height + gap)
+        left = gap + i % columns * (width + gap)
+        canvas[top:top + height, left:left + width] = 1 - image.reshape(shape)
+    return canvas
+
+
+def image_grid(path, images, shape, columns, title, row_labels=None):
+    """A grid of images (N, H W) with values in [0, 1], ink dark on white."""
+    canvas = tile(np.clip(images, 0, 1), shape, columns)
+    rows = -(-len(images) // columns)
+    width = 7
+    figure = _figure(width, width * canvas.shape[0] / canvas.shape[1] + 0.5)
+    axes = figure.add_subplot()
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=10, color=_INK, loc="left")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if row_labels:
+        step = shape[0] + 1
+        axes.set_yticks([step * row + step / 2 for row in range(rows)],
+                        [row_labels[row % len(row_labels)] for row in range(rows)], fontsize=8)
+        axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    _save(figure, path)
+
+
+def curves(path, records, keys, ylabel, title, baseline=None):
+    """Figures against epochs: `keys` of the metrics records, with a dashed baseline."""
+    figure = _figure(7, 4)
+    axes = figure.add_subplot()
+    epochs = [record["epoch"] for record in records]
+    for key, colour in zip(keys, _COLOURS):
+        axes.plot(epochs, [record[key] for record in records], color=colour, linewidth=1.5,
+                  label=key.replace("_", " "))
+    if baseline is not None:
+        name, value = baseline
+        axes.axhline(value, color=_INK, linewidth=1, linestyle="--", label=f"{name} {value:.1f}")
+    last = [record[key] for record in records for key in keys]
+    top = max([last[0]] + ([baseline[1]] if baseline else []))
+    axes.set_ylim(top=top + 0.05 * (top - min(last)))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(ylabel)
+    axes.set_title(title, fontsize=10, color=_INK, loc="left")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    _save(figure, path)

@@ -1,0 +1,193 @@
+"""Floor 5: the one training loop, for every model that is trained by gradients.
+
+A model is a game (models/game.py): for each minibatch its players update in turn, each by the
+gradient of its own loss with respect to its own parameters. The loop shuffles, validates after
+every epoch, remembers the parameters that were best on validation, and leaves a checkpoint from
+which a killed run goes on to the very same bits.
+"""
+
+import json
+import math
+import sys
+import time
+
+import numpy as np
+
+from scratchgen.evaluate import in_units, validation_figure
+from scratchgen.optim import OPTIMIZERS, clip_grad_norm
+from scratchgen.tensor import grad
+
+_FORMAT = 1  # of checkpoint.npz
+_LOSSES_AT_ONCE = 50  # losses are fetched and checked this many steps at a time
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says what happened, where, and what is saved."""
+
+
+class Trainer:
+    """Trains `model` on `dataset` and records the run.
+
+    xp and dtype say where and in which precision the model lives; `rng` draws the order of the
+    examples, the encoding's noise and the model's noise, and is part of the checkpoint.
+    """
+
+    def __init__(self, model, dataset, run, *, lr=1e-3, batch_size=100, optimizer="adam",
+                 max_grad_norm=None, seed=0, xp=np, dtype=np.float32):
+        self.model = model
+        self.dataset = dataset
+        self.run = run
+        self.batch_size = batch_size
+        self.max_grad_norm = max_grad_norm
+        self.seed = seed
+        self.xp = xp
+        self.dtype = dtype
+        self.rng = np.random.default_rng(seed)
+        self.players = model.players()
+        self.optimizers = {player.name: OPTIMIZERS[optimizer](player.parameters, lr=lr)
+                           for player in self.players}
+        self.epoch = 0
+        self.step = 0
+        self.best = {"epoch": 0, "valid": math.inf, "state": model.state_dict()}
+
+    def train(self, epochs):
+        """Train up to `epochs` epochs in all; returns the best validation figure, in nats."""
+        self.run.cut_metrics(self.epoch)
+        start = time.perf_counter()
+        with Progress(epochs, self.epoch, len(self.dataset.train), self.batch_size) as progress:
+            while self.epoch < epochs:
+                losses = self._train_one_epoch(progress)
+                self._finish_epoch(losses, time.perf_counter() - start, progress)
+        return self.best["valid"]
+
+    def _train_one_epoch(self, progress):
+        """Every example once, in a fresh order; returns each player's losses."""
+        images = self.dataset.train.images
+        order = self.rng.permutation(len(images))
+        losses = {player.name: [] for player in self.players}
+        waiting = []
+        for start in range(0, len(images), self.batch_size):
+            batch = images[order[start:start + self.batch_size]]
+            x = self.xp.asarray(self.dataset.encode(batch, self.rng, self.dtype))
+            for player in self.players:
+                for _ in range(player.steps):
+                    waiting.append((player.name, self.step, self._update(player, x)))
+            self.step += 1
+            progress.update()
+            if len(waiting) >= _LOSSES_AT_ONCE:
+                self._record(waiting, losses)
+        self._record(waiting, losses)
+        return losses
+
+    def _update(self, player, x):
+        """One step of one player; returns its loss as an array, not yet fetched."""
+        loss = player.loss(x, self.rng)
+        grads = grad(loss, player.parameters)
+        if self.max_grad_norm is not None:
+            clip_grad_norm(grads, self.max_grad_norm)
+        self.optimizers[player.name].step(grads)
+        return loss.data
+
+    def _record(self, waiting, losses):
+        """Fetch the waiting losses; TrainingError at the first that is not finite."""
+        for name, step, loss in waiting:
+            value = loss.item()
+            if not math.isfinite(value):
+                saved = (f"the last good checkpoint is epoch {self.epoch} in {self.run.folder}"
+                         if self.epoch else "no checkpoint was written yet")
+                raise TrainingError(
+                    f"the loss of player {name} became {value} at step {step} (epoch "
+                    f"{self.epoch + 1}); {saved}; try a smaller --lr")
+            losses[name].append(value)
+        waiting.clear()
+
+    def _finish_epoch(self, losses, seconds, progress):
+        """Validate, keep the best, write the metrics line and then the checkpoint."""
+        self.epoch += 1
+        rng = np.random.default_rng([self.seed, 1])  # the same noise for every epoch
+        valid = validation_figure(self.model, self.dataset, "valid", rng, self.xp, self.dtype)
+        figures = {"train" if len(losses) == 1 else f"train_{name}": float(np.mean(values))
+                   for name, values in losses.items()}
+        record = {"epoch": self.epoch, "step": self.step, "seconds": round(seconds, 3)}
+        for name, value in [*figures.items(), ("valid", valid)]:
+            record |= in_units(name, value, self.model, self.dataset)
+        if not math.isfinite(valid):
+            raise TrainingError(f"the validation figure became {valid} in epoch {self.epoch}; "
+                                f"the last good checkpoint is epoch {self.epoch - 1} in "
+                                f"{self.run.folder}; try a smaller --lr")
+        if valid < self.best["valid"]:
+            self.best = {"epoch": self.epoch, "valid": valid, "state": self.model.state_dict()}
+        self.run.append_metrics(record)
+        self.run.save_checkpoint(self.state())
+        progress.report(record)
+
+    def state(self):
+        """Everything that the rest of the training depends on, as arrays for an .npz file."""
+        arrays = {"format": np.array(_FORMAT), "epoch": np.array(self.epoch),
+                  "step": np.array(self.step), "best_epoch": np.array(self.best["epoch"]),
+                  "best_valid": np.array(self.best["valid"]),
+                  "generator": np.array(json.dumps(self.rng.bit_generator.state))}
+        arrays |= {f"model/{name}": x for name, x in self.model.state_dict().items()}
+        arrays |= {f"best/{name}": x for name, x in self.best["state"].items()}
+        for player, optimizer in self.optimizers.items():
+            arrays |= {f"optimizer/{player}/{name}": x
+                       for name, x in optimizer.state_dict().items()}
+        return arrays
+
+    def load_state(self, arrays):
+        """Continue from what `state` returned; ValueError if it is not of this model."""
+        check_format(arrays)
+        self.model.load_state_dict(part(arrays, "model/"))
+        for player, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(part(arrays, f"optimizer/{player}/"))
+        self.rng.bit_generator.state = json.loads(str(arrays["generator"]))
+        self.epoch = int(arrays["epoch"])
+        self.step = int(arrays["step"])
+        self.best = {"epoch": int(arrays["best_epoch"]), "valid": float(arrays["best_valid"]),
+                     "state": part(arrays, "best/")}
+
+
+def check_format(arrays):
+    """ValueError unless the arrays come from a checkpoint that this version reads."""
+    if "format" not in arrays or int(arrays["format"]) != _FORMAT:
+        raise ValueError("not a checkpoint of this version of scratchgen")
+
+
+def part(arrays, prefix):
+    """The entries whose names begin with `prefix`, without it."""
+    return {name[len(prefix):]: x for name, x in arrays.items() if name.startswith(prefix)}
+
+
+class Progress:
+    """A bar with the time left on a terminal; one plain line for some epochs otherwise."""
+
+    def __init__(self, epochs, done, examples, batch_size):
+        self.epochs = epochs
+        self.steps = math.ceil(examples / batch_size)
+        self.done = done
+        self.bar = None
+
+    def __enter__(self):
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+            self.bar = tqdm(total=self.epochs * self.steps, initial=self.done * self.steps,
+                            unit="step", dynamic_ncols=True)
+        return self
+
+    def __exit__(self, *exception):
+        if self.bar is not None:
+            self.bar.close()
+
+    def update(self):
+        if self.bar is not None:
+            self.bar.update()
+
+    def report(self, record):
+        line = "  ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in record.items()
+                         if name.startswith(("train", "valid")) and "bits" not in name)
+        epoch = record["epoch"]
+        if self.bar is not None:
+            self.bar.set_postfix_str(line)
+        elif epoch in (1, self.epochs) or epoch % math.ceil(self.epochs / 20) == 0:
+            left = record["seconds"] / (epoch - self.done) * (self.epochs - epoch)
+            print(f"epoch {epoch}/{self.epochs}  {line}  {left:.0f} s left", flush=True)

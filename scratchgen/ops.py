@@ -9,9 +9,10 @@ logsumexp are exact and finite for every finite input.
 import math
 
 from scratchgen.backend import module_of
-from scratchgen.tensor import (
-    alias, add, broadcast_to, divide, getitem, kept, log, matmul, multiply, negative, op, power,
-    put, raw, reshape, subtract, sum, swap_last, transpose)
+from scratchgen.operators import (
+    add, broadcast_to, divide, getitem, kept, log, matmul, multiply, negative, power, put,
+    reshape, subtract, sum, swap_last, transpose)
+from scratchgen.tensor import alias, op, raw
 
 __all__ = [
     "abs", "add", "alias", "broadcast_to", "clip", "concatenate", "cumsum", "divide", "exp",

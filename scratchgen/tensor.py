@@ -11,11 +11,11 @@ Tensor is made) or Tensors (then the gradient is itself a graph that can be diff
 again); `grad` decides which, and the rules never know.
 
 Arguments that can carry a gradient are positional, everything else is keyword-only. Read from
-top to bottom: Op, Tensor, grad, then the ops behind Python's operators. The rest is in ops.py.
+top to bottom: Op, Tensor, grad; then operators.py, the ops behind Python's operators.
 """
 
-import math
-import operator
+from operator import attrgetter
+from functools import lru_cache
 from itertools import count
 
 import numpy as np
@@ -86,7 +86,7 @@ class Op:
             values.append(x)
         try:
             out = self.forward(*values, **static)
-        except (ValueError, TypeError, IndexError) as error:
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise _explained(error, self.name, values) from error
         saved = None
         if self.twin is not None:
@@ -137,7 +137,10 @@ def _describe(values):
 
 
 def _explained(error, name, values):
-    kind = type(error) if type(error) in (TypeError, IndexError) else ValueError
+    if isinstance(error, (AttributeError, TypeError)):  # an argument that is no array
+        kind = TypeError
+    else:
+        kind = IndexError if isinstance(error, IndexError) else ValueError
     return kind(f"{name}({_describe(values)}): {error}")
 
 
@@ -148,8 +151,8 @@ class Tensor:
     """An array that remembers how it was computed.
 
     `data` is the array (NumPy or CuPy, floating point); a leaf, made by the user, remembers
-    nothing. Python's operators are set at the end of this file, where their ops stand;
-    comparisons return plain boolean arrays, which carry no gradient.
+    nothing. Python's operators, indexing, `sum`, `reshape` and `T` are given to it where their
+    ops stand, in operators.py.
     """
 
     __slots__ = ("data", "op", "inputs", "values", "parents", "static", "saved", "index")
@@ -174,7 +177,6 @@ class Tensor:
     dtype = property(lambda self: self.data.dtype)
     ndim = property(lambda self: self.data.ndim)
     size = property(lambda self: self.data.size)
-    T = property(lambda self: transpose(self))
 
     def __repr__(self):
         made_by = f", {self.op.name}" if self.op else ""
@@ -194,19 +196,7 @@ class Tensor:
         """The values on the host, as a NumPy array without history."""
         return backend.to_numpy(self.data)
 
-    def reshape(self, *shape):
-        return reshape(self, shape=shape[0] if isinstance(shape[0], tuple) else shape)
-
-    def sum(self, axis=None, keepdims=False):
-        return sum(self, axis=axis, keepdims=keepdims)
-
-    def __getitem__(self, index):
-        return getitem(self, index=index)
-
-    def __neg__(self):
-        return negative(self)
-
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # by identity: == compares elements
 
 
 def raw(x):
@@ -240,12 +230,13 @@ def grad(y, xs, grad_output=None, create_graph=False):
         raise ValueError(f"grad_output has shape {grad_output.shape}, y has {y.shape}")
     as_rules_see = _as_tensor if create_graph else raw
 
-    cotangents = {y: as_rules_see(grad_output)}  # dL/d(node), complete when its turn comes
     wanted = set(xs)
-    leading, path = _path(y, wanted)
+    cotangents = _path(y, wanted)  # dL/d(node), complete when its turn comes
+    if cotangents:
+        cotangents[y] = as_rules_see(grad_output)
     found = {}
-    for node in reversed(path):
-        g = cotangents.pop(node)
+    while cotangents:
+        node, g = cotangents.popitem()  # the newest: whatever it went into had its turn
         if node in wanted:
             found[node] = g
         op = node.op
@@ -254,9 +245,9 @@ def grad(y, xs, grad_output=None, create_graph=False):
         out, inputs = (node, node.inputs) if create_graph else (node.data, node.values)
         rules = op.gradients
         if op.twin is not None:
-            rules = _fused_rules(node, g, leading, create_graph)
+            rules = _fused_rules(node, g, cotangents, create_graph)
         for i, x in enumerate(node.inputs):
-            if type(x) is not Tensor or x not in leading:
+            if type(x) is not Tensor or x not in cotangents:
                 continue
             gx = rules[i](g, out, *inputs, **node.static)
             data = x.data
@@ -265,7 +256,8 @@ def grad(y, xs, grad_output=None, create_graph=False):
             if gx.shape != data.shape or gx.dtype != data.dtype:
                 raise AssertionError(f"{op.name}: the gradient of argument {i} is {gx.dtype}"
                                      f"{list(gx.shape)}, the argument {_describe([x])}")
-            cotangents[x] = cotangents[x] + gx if x in cotangents else gx
+            before = cotangents[x]
+            cotangents[x] = gx if before is None else before + gx
     return [found[x] if x in found else as_rules_see(xp.zeros_like(x.data)) for x in xs]
 
 
@@ -274,28 +266,31 @@ def _as_tensor(x):
 
 
 def _path(y, wanted):
-    """The nodes between y and the wanted ones: as a set, and in order, inputs first."""
+    """The nodes that lie between y and the wanted ones, both included, inputs first."""
     oldest = min((x.index for x in wanted), default=0)
     nodes = [y]
     seen = {y}
     for node in nodes:  # the list grows while it is walked: no recursion, any depth
         for x in node.parents:
-            if x not in seen and x.index >= oldest:
+            if x.index >= oldest and x not in seen:
                 seen.add(x)
                 nodes.append(x)
-    nodes.sort(key=operator.attrgetter("index"))
-    leading = set()
-    path = []
+    nodes.sort(key=attrgetter("index"))
+    path = {}  # its keys, in order
     for node in nodes:
-        if node in wanted or not leading.isdisjoint(node.parents):
-            leading.add(node)
-            path.append(node)
-    return leading, path
+        if node in wanted:
+            path[node] = None
+            continue
+        for x in node.parents:
+            if x in path:
+                path[node] = None
+                break
+    return path
 
 
-def _fused_rules(node, g, leading, create_graph):
+def _fused_rules(node, g, path, create_graph):
     """A fused op's gradients, computed all at once and looked up like rules by position."""
-    needed = [type(x) is Tensor and x in leading for x in node.inputs]
+    needed = [type(x) is Tensor and x in path for x in node.inputs]
     if create_graph:
         gradients = _through_twin(node, g, needed)
     else:
@@ -312,158 +307,6 @@ def _through_twin(node, g, needed):
     return [next(gradients) if is_needed else None for is_needed in needed]
 
 
-def unbroadcast(g, shape):
-    """Sum g over the axes along which an input of `shape` was broadcast."""
-    extra = len(g.shape) - len(shape)
-    stretched = [i for i, n in enumerate(g.shape) if i < extra or shape[i - extra] != n]
-    return reshape(sum(g, axis=tuple(stretched)), shape=shape)
-
-
-# ---------------------------------------------------- the ops behind Python's operators
-
-
-@op(elementwise=True)
-def add(a, b):
-    """a + b."""
-    return a + b
-
-
-add.rules(
-    lambda g, out, a, b: g,
-    lambda g, out, a, b: g)
-
-
-@op(elementwise=True)
-def subtract(a, b):
-    """a - b."""
-    return a - b
-
-
-subtract.rules(
-    lambda g, out, a, b: g,
-    lambda g, out, a, b: -g)
-
-
-@op(elementwise=True)
-def multiply(a, b):
-    """a * b, element by element."""
-    return a * b
-
-
-multiply.rules(
-    lambda g, out, a, b: g * b,
-    lambda g, out, a, b: g * a)
-
-
-@op(elementwise=True)
-def divide(a, b):
-    """a / b, element by element."""
-    return a / b
-
-
-divide.rules(
-    lambda g, out, a, b: g / b,
-    lambda g, out, a, b: -g * out / b)
-
-
-@op
-def negative(x):
-    """-x."""
-    return -x
-
-
-negative.rules(lambda g, out, x: -g)
-
-
-@op
-def log(x):
-    """Natural logarithm."""
-    return backend.module_of(x).log(x)
-
-
-log.rules(lambda g, out, x: g / x)
-
-
-@op(elementwise=True)
-def power(a, b):
-    """a ** b; for the gradient with respect to b, a must be positive."""
-    return a ** b
-
-
-power.rules(
-    lambda g, out, a, b: g * (b * a ** (b - 1)),
-    lambda g, out, a, b: g * (out * (math.log(a) if isinstance(a, (int, float)) else log(a))))
-
-
-@op(elementwise=True)  # the leading (batch) axes broadcast
-def matmul(a, b):
-    """Matrix product over the last two axes: (..., n, k) @ (..., k, m) -> (..., n, m)."""
-    if min(len(a.shape), len(b.shape)) < 2:
-        raise ValueError("both arguments need two or more axes; reshape a vector first")
-    return a @ b
-
-
-matmul.rules(
-    lambda g, out, a, b: g @ swap_last(b),
-    lambda g, out, a, b: swap_last(a) @ g)
-
-
-def swap_last(x):
-    """The matrices in the last two axes, transposed: (..., n, m) -> (..., m, n)."""
-    axes = list(range(len(x.shape)))
-    axes[-2:] = axes[-1], axes[-2]
-    return transpose(x, axes=tuple(axes))
-
-
-@op
-def transpose(x, *, axes=None):
-    """Axes in another order (reversed without `axes`)."""
-    return x.transpose(axes)
-
-
-def _undo(axes):
-    return axes and tuple(axes.index(i) for i in range(len(axes)))
-
-
-transpose.rules(lambda g, out, x, axes=None: transpose(g, axes=_undo(axes)))
-
-
-@op
-def reshape(x, *, shape):
-    """The same elements in another shape."""
-    return x.reshape(shape)
-
-
-reshape.rules(lambda g, out, x, shape: reshape(g, shape=x.shape))
-
-
-@op
-def sum(x, *, axis=None, keepdims=False):
-    """Sum over one axis, several or all."""
-    return x.sum(axis=axis, keepdims=keepdims)
-
-
-sum.rules(lambda g, out, x, axis=None, keepdims=False:
-          broadcast_to(reshape(g, shape=kept(x.shape, axis)), shape=x.shape))
-
-
-def kept(shape, axis):
-    """`shape` with the axes of a reduction kept as axes of length one."""
-    if axis is None:
-        return (1,) * len(shape)
-    axes = {i % len(shape) for i in (axis if isinstance(axis, tuple) else (axis,))}
-    return tuple(1 if i in axes else n for i, n in enumerate(shape))
-
-
-@op
-def broadcast_to(x, *, shape):
-    """x repeated along new or length-one axes to `shape`."""
-    return backend.module_of(x).broadcast_to(x, shape)
-
-
-broadcast_to.rules(lambda g, out, x, shape: unbroadcast(g, x.shape))
-
-
 @op
 def alias(x):
     """x itself, as a new node of the graph."""
@@ -473,73 +316,14 @@ def alias(x):
 alias.rules(lambda g, out, x: g)
 
 
-@op
-def getitem(x, *, index):
-    """x[index] for integers, slices, None, ... and integer arrays on the host."""
-    return x[_checked(index, x)]
+def unbroadcast(g, shape):
+    """Sum g over the axes along which an input of `shape` was broadcast."""
+    total = g.sum(axis=_stretched(g.shape, shape))
+    return total if total.shape == shape else total.reshape(shape)
 
 
-getitem.rules(lambda g, out, x, index: put(g, shape=x.shape, index=index))
-
-
-@op
-def put(x, *, shape, index):
-    """Zeros of `shape` with x added at [index]: what is picked several times adds up."""
-    xp = backend.module_of(x)
-    out = xp.zeros(shape, x.dtype)
-    index = _checked(index, out)
-    if any(hasattr(i, "dtype") for i in index):
-        xp.add.at(out, index, x)
-    else:
-        out[index] = x  # slices name every element at most once
-    return out
-
-
-put.rules(lambda g, out, x, shape, index: getitem(g, index=index))
-
-
-def _checked(index, x):
-    """`index` as a tuple, its integer arrays within bounds (CuPy would wrap) and on x's side."""
-    index = index if isinstance(index, tuple) else (index,)
-    index = tuple(np.asarray(i) if isinstance(i, list) else i for i in index)
-    consumed = len([i for i in index if i is not None and i is not Ellipsis])
-    axis = 0
-    checked = []
-    for i in index:
-        if isinstance(i, np.ndarray):
-            if i.dtype.kind not in "iu":
-                raise TypeError(f"an index array must hold integers, not {i.dtype}")
-            size = x.shape[axis]
-            if i.size and not (-size <= i.min() and i.max() < size):
-                raise IndexError(f"index {i.min()}..{i.max()} out of range for an axis of {size}")
-            i = backend.index_array(backend.module_of(x), i)
-        elif hasattr(i, "dtype") and not np.isscalar(i):
-            raise TypeError("index arrays must be on the host, where they can be checked")
-        if i is Ellipsis:
-            axis += len(x.shape) - consumed
-        elif i is not None:
-            axis += 1
-        checked.append(i)
-    return tuple(checked)
-
-
-def _method(op):
-    return lambda self, other: op(self, other)
-
-
-def _reflected(op):
-    return lambda self, other: op(other, self)
-
-
-for _name, _op in [("add", add), ("sub", subtract), ("mul", multiply), ("truediv", divide),
-                   ("pow", power), ("matmul", matmul)]:
-    setattr(Tensor, f"__{_name}__", _method(_op))
-    setattr(Tensor, f"__r{_name}__", _reflected(_op))
-
-
-def _comparison(compare):
-    return lambda self, other: compare(self.data, raw(other))
-
-
-for _name in ["gt", "ge", "lt", "le", "eq", "ne"]:
-    setattr(Tensor, f"__{_name}__", _comparison(getattr(operator, _name)))
+@lru_cache
+def _stretched(wide, shape):
+    """The axes that broadcasting an array of `shape` to the shape `wide` added or stretched."""
+    extra = len(wide) - len(shape)
+    return tuple(i for i, n in enumerate(wide) if i < extra or shape[i - extra] != n)

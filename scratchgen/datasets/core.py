@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from scratchgen import backend
+
 NOISE_STEPS = 2**16  # dequantization noise is k / 2**16
 
 
@@ -102,7 +104,8 @@ ENCODINGS = {
 class Dataset:
     """Three splits of images with the encoding that makes them a model's input.
 
-    shape (H, W); levels: values are 0 .. levels-1; seed: what `fixed` images were drawn from.
+    shape (H, W); levels: values are 0 .. levels-1; seed: what `fixed` images were drawn from;
+    ink: large values are ink on paper, to be drawn dark.
     """
 
     name: str
@@ -114,6 +117,7 @@ class Dataset:
     licence: str
     encoding: str
     seed: int = 0
+    ink: bool = True
 
     @property
     def dim(self):
@@ -184,8 +188,8 @@ def with_encoding(dataset, encoding, seed=0):
         return dataclasses.replace(dataset, encoding=encoding, seed=seed)
     # One generator a split, so that no split's draw depends on another's size or order.
     drawn = {}
-    for position, name in enumerate(("train", "valid", "test")):
+    for name in ("train", "valid", "test"):
         raw = dataset.split(name)
-        rng = np.random.default_rng([seed, position])
+        rng = backend.generator(seed, f"fixed {name}")
         drawn[name] = Split(_bernoulli(raw.images, dataset.levels, rng, np.uint8), raw.labels)
     return dataclasses.replace(dataset, levels=2, encoding="fixed", seed=seed, **drawn)

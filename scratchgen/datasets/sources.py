@@ -80,12 +80,13 @@ BINARIZED = Source(
 )
 
 FREY = Source(
-    name="frey-face", shape=(28, 20), levels=256, sizes=(1565, 200, 200), encoding="dequantized",
+    name="frey-face", shape=(28, 20), levels=256, sizes=(1600, 200, 165), encoding="dequantized",
+    ink=False,
     licence="none stated; offered for research",
     credit="B. Frey; placed on S. Roweis's data page, cs.nyu.edu/~roweis/data.html",
-    contents=("6bb918b244643579533e35316a9ddade1711113789b68409018e66e227602702",
-              "10dc8c025f1c268bcecd4871b6edb5426cd999448163f4d5f8c66fedadf92daf",
-              "4b70eb7767a20e9e900bebeef16d00dd6d961aa8f13a02e58cb4b37011c3cf37"),
+    contents=("f8cc2e93f7be647defec43ac58da90de21e0ed37999af956ea784454f62e3546",
+              "87c819d175723d18669dc87fd49737ca506a0a5656052d21b5c4a2bc2c7a2338",
+              "95ea81349464f94757f9f5272ec8f66dffb8ae24ec0ade258a90a2d72c8cc225"),
     layouts=(Layout({"frey_rawface.npz": None}, layouts.frey), Layout({
         "frey_rawface.mat": "265a83a23adb081755cd3de375509828e690324d1d60f076b8ecebc840d59c64",
     }, layouts.frey, mirrors=(
@@ -126,7 +127,8 @@ def load(name, data_dir=None, encoding=None, seed=0, *, registry=REGISTRY, cache
         with contextlib.suppress(OSError):  # no room: the files as downloaded serve as well
             layout.pack(source, paths, splits)
     raw = "static" if source.levels == 2 else "levels"
-    dataset = Dataset(name, source.shape, source.levels, *splits, source.licence, raw)
+    dataset = Dataset(name, source.shape, source.levels, *splits, source.licence, raw,
+                      ink=source.ink)
     return with_encoding(dataset, encoding, seed)
 
 

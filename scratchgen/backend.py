@@ -14,6 +14,7 @@ import sys
 import numpy as np
 
 NAMES = ("numpy", "cupy")
+PURPOSES = ("weights", "training", "valid", "test", "fixed train", "fixed valid", "fixed test")
 
 _module_of_type = {}  # array type -> its module, for modules made known by `register`
 
@@ -30,10 +31,10 @@ def get(name):
         raise BackendError(f"unknown backend {name!r}: choose one of {', '.join(NAMES)}")
     try:
         import cupy
-    except ImportError:
+    except ImportError as error:
         raise BackendError(
-            "backend cupy: CuPy is not installed: pip install 'scratchgen[cuda12]' or [cuda13], "
-            "to match the CUDA driver, or use --backend numpy") from None
+            f"backend cupy: CuPy cannot be imported ({error}): pip install 'scratchgen[cuda12]' "
+            "or [cuda13], to match the CUDA driver, or use --backend numpy") from error
     # Importing cupy proves nothing: it imports without a GPU. Only the driver knows.
     try:
         devices = cupy.cuda.runtime.getDeviceCount()
@@ -85,6 +86,11 @@ def to_numpy(array):
 def index_array(xp, index):
     """A host index array made usable on `xp`. Check it first: CuPy wraps out of range."""
     return index if xp is np else xp.asarray(index)
+
+
+def generator(seed, purpose):
+    """The host generator for one of PURPOSES: independent streams, all from the run's seed."""
+    return np.random.default_rng([seed, PURPOSES.index(purpose)])
 
 
 def device_generator(seed, xp):

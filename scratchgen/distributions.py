@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from scratchgen import backend, ops
-from scratchgen.tensor import fused, raw
+from scratchgen.tensor import fused, raw, unbroadcast
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -67,8 +67,9 @@ class Laplace:
         """loc + scale * noise by the inverse distribution function of one uniform number."""
         u = _draw(backend.uniform, rng, shape, self.loc, self.log_scale)
         xp = backend.module_of(u)
+        tiny = float(xp.finfo(u.dtype).tiny)
         # u = 0 becomes the smallest positive number, so that the logarithm stays finite.
-        below = xp.log(xp.maximum(2 * xp.minimum(u, 1 - u), xp.finfo(u.dtype).tiny))
+        below = xp.log(xp.maximum(2 * xp.minimum(u, 1 - u), tiny))
         return self.loc + ops.exp(self.log_scale) * xp.where(u < 0.5, below, -below)
 
     def sample(self, rng, shape=()):
@@ -128,16 +129,16 @@ class Categorical:
     """Integers 0..K-1 with probabilities softmax(logits) along the last axis: (..., D, K)."""
 
     def __init__(self, logits):
-        self.log_probs = ops.log_softmax(logits, axis=-1)
+        self.logits = logits
+
+    @property
+    def log_probs(self):
+        """log p_k, normalised: (..., D, K)."""
+        return ops.log_softmax(self.logits, axis=-1)
 
     def log_prob(self, x):
-        """(..., D) integers on the host, of the logits' batch shape -> (...)."""
-        shape = self.log_probs.shape
-        if x.shape != shape[:-1]:
-            raise ValueError(f"categories of shape {x.shape} for logits of shape {shape}")
-        rows = ops.reshape(self.log_probs, shape=(-1,))
-        chosen = ops.getitem(rows, index=_flat_index(x, shape[-1]))
-        return ops.sum(ops.reshape(chosen, shape=x.shape), axis=-1)
+        """Integers (..., D), of the logits' batch shape -> (...)."""
+        return categorical_log_prob(self.logits, x=x)
 
     def sample(self, rng, shape=()):
         """A draw as a plain integer array: the first k whose cumulated probability exceeds u."""
@@ -148,12 +149,13 @@ class Categorical:
 
     def entropy(self):
         """-sum_k p_k log p_k, summed over D."""
-        return -ops.sum(ops.exp(self.log_probs) * self.log_probs, axis=(-2, -1))
+        log_p = self.log_probs
+        return -ops.sum(ops.exp(log_p) * log_p, axis=(-2, -1))
 
     def kl_divergence(self, other):
         """KL(self || other) = sum_k p_k (log p_k - log q_k), summed over D."""
-        difference = self.log_probs - other.log_probs
-        return ops.sum(ops.exp(self.log_probs) * difference, axis=(-2, -1))
+        log_p = self.log_probs
+        return ops.sum(ops.exp(log_p) * (log_p - other.log_probs), axis=(-2, -1))
 
 
 def kl_divergence(p, q):
@@ -213,7 +215,55 @@ def _bernoulli_rule(g, out, saved, needed):
 
 def _sum_to(g, shape):
     """g summed over the axes along which an argument of `shape` was broadcast."""
-    return g if g.shape == shape else ops.unbroadcast(g, shape)
+    return g if g.shape == shape else unbroadcast(g, shape)
+
+
+# --------------------------------------------------------- the fused categorical likelihood
+
+
+def categorical_log_prob_twin(logits, *, x):
+    """The log-softmax of the categories x, summed over D, in plain ops."""
+    log_probs = ops.reshape(ops.log_softmax(logits, axis=-1), shape=(-1,))
+    flat = backend.to_numpy(_flat_index(x, logits.shape, np))
+    return ops.sum(ops.reshape(ops.getitem(log_probs, index=flat), shape=x.shape), axis=-1)
+
+
+@fused(twin=categorical_log_prob_twin)
+def categorical_log_prob(logits, *, x):
+    """The log-probability of categories x (..., D), integers in any dtype -> (...)."""
+    xp = backend.module_of(logits)
+    flat = _flat_index(x, logits.shape, xp)
+    # Rows in memory one after the other, or reshape(-1) would be a copy where the rule writes.
+    p = xp.ascontiguousarray(logits - logits.max(axis=-1, keepdims=True))
+    chosen = p.reshape(-1)[flat].reshape(x.shape)
+    xp.exp(p, out=p)
+    total = p.sum(axis=-1)
+    p /= total[..., None]
+    return (chosen - xp.log(total)).sum(axis=-1), (p, flat)
+
+
+@categorical_log_prob.joint_rule
+def _categorical_rule(g, out, saved, needed):
+    p, flat = saved
+    g = g[..., None]
+    g_logits = p * -g[..., None]
+    g_flat = g_logits.reshape(-1)
+    picked = backend.module_of(p).broadcast_to(g, p.shape[:-1]).reshape(-1)
+    g_flat[flat] = g_flat[flat] + picked  # each place once: the same as adding there
+    return [g_logits]
+
+
+def _flat_index(x, shape, xp):
+    """Where the chosen category of each row stands in the flattened logits (..., D, K)."""
+    if x.shape != shape[:-1]:
+        raise ValueError(f"categories of shape {x.shape} for logits of shape {shape}")
+    categories = shape[-1]
+    chosen = backend.to_numpy(x).reshape(-1) if xp is np else xp.asarray(x).reshape(-1)
+    if chosen.size:
+        low, high = chosen.min().item(), chosen.max().item()
+        if not (0 <= low and high < categories):
+            raise ValueError(f"categories {low}..{high} outside 0..{categories - 1}")
+    return chosen.astype(np.int64) + categories * xp.arange(chosen.size)
 
 
 # ---------------------------------------------------------------------------------- helpers
@@ -235,13 +285,3 @@ def _without_history(distribution):
 def _full(x, like):
     """x broadcast to the shape of another parameter."""
     return ops.broadcast_to(x, shape=np.broadcast_shapes(x.shape, like.shape))
-
-
-def _flat_index(x, categories):
-    """Where category x of each row stands in the flattened logits (host integers)."""
-    if x.dtype.kind not in "iu":
-        raise TypeError(f"categories must be integers on the host, not {x.dtype}")
-    if x.size and not (0 <= x.min() and x.max() < categories):
-        raise ValueError(f"categories {x.min()}..{x.max()} outside 0..{categories - 1}")
-    flat = x.reshape(-1)
-    return flat.astype("int64") + categories * np.arange(flat.size)

@@ -62,11 +62,16 @@ class Optimizer:
         return state
 
     def load_state_dict(self, state):
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned; ValueError for another optimiser's state."""
+        arrays = {f"{name}.{i}": array for name in self.state_names
+                  for i, array in enumerate(self.state[name])}
+        for key, array in arrays.items():
+            if key not in state or state[key].shape != array.shape:
+                raise ValueError(f"another optimiser's state: {key} of shape {array.shape} is "
+                                 "missing or has another shape")
         self.steps = int(state["steps"])
-        for name in self.state_names:
-            for i, array in enumerate(self.state[name]):
-                array[...] = backend.module_of(array).asarray(state[f"{name}.{i}"])
+        for key, array in arrays.items():
+            array[...] = backend.module_of(array).asarray(state[key])
 
 
 class SGD(Optimizer):
@@ -111,10 +116,13 @@ class RMSProp(Optimizer):
 
 
 class Adam(Optimizer):
-    """Kingma & Ba 2015, algorithm 1, with both bias corrections folded into two numbers:
+    """Kingma & Ba 2015, algorithm 1:
 
     m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
     p <- p - lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps)
+
+    Fewer passes over memory: the state keeps m / (1 - b1) and v / (1 - b2), and these factors
+    and both bias corrections are folded into the two numbers `spread` and `rate`.
     """
 
     state_names = ("m", "v")
@@ -126,20 +134,18 @@ class Adam(Optimizer):
 
     def update(self, p, g, m, v):
         xp = backend.module_of(p)
-        a, b = self.scratch(p)
+        a, _ = self.scratch(p)
         beta1, beta2 = self.betas
-        root = (1 - beta2 ** self.steps) ** 0.5
-        rate = self.lr * root / (1 - beta1 ** self.steps)
+        spread = ((1 - beta2) / (1 - beta2 ** self.steps)) ** 0.5
+        rate = self.lr * (1 - beta1) / (1 - beta1 ** self.steps) / spread
         m *= beta1
-        m += xp.multiply(g, 1 - beta1, out=a)
+        m += g
         v *= beta2
-        xp.multiply(g, g, out=a)
-        a *= 1 - beta2
-        v += a
-        xp.sqrt(v, out=b)
-        b += self.eps * root  # numerator and denominator were both multiplied by root
-        xp.multiply(m, rate, out=a)
-        a /= b
+        v += xp.multiply(g, g, out=a)
+        xp.sqrt(v, out=a)
+        a += self.eps / spread  # numerator and denominator were both divided by spread
+        xp.divide(m, a, out=a)
+        a *= rate
         p -= a
 
 
@@ -152,8 +158,8 @@ def clip_grad_norm(grads, max_norm):
     Returns the norm before. The arrays are replaced and not changed: a gradient may be a view,
     or one array that stands for several parameters.
     """
-    squares = [float(backend.to_numpy((g * g).sum(dtype=np.float64))) for g in grads]
-    norm = sum(squares) ** 0.5
+    squares = [backend.module_of(g).square(g, dtype=np.float64).sum() for g in grads]
+    norm = sum(float(backend.to_numpy(square)) for square in squares) ** 0.5
     if norm > max_norm:
         grads[:] = [g * (max_norm / norm) for g in grads]
     return norm

@@ -11,7 +11,21 @@ from scratchgen.tensor import Tensor
 
 
 class Module:
-    """Base class of layers and models."""
+    """Base class of layers and models.
+
+    `constants` names attributes that are arrays (or lists of them) but not trained, such as
+    masks: `to` moves them along; they do not belong to the state.
+    """
+
+    constants = ()
+
+    def modules(self):
+        """Yield this module and all modules inside it."""
+        yield self
+        for value in vars(self).values():
+            for item in value if isinstance(value, (list, tuple)) else [value]:
+                if isinstance(item, Module):
+                    yield from item.modules()
 
     def named_parameters(self, prefix=""):
         """Yield (name, Tensor) in definition order, e.g. ("encoder.0.weight", Tensor)."""
@@ -51,11 +65,17 @@ class Module:
             parameter.data[...] = xp.asarray(state[name])
 
     def to(self, xp=None, dtype=None):
-        """Move all parameters to arrays of module `xp` and to `dtype`, in place; return self."""
+        """Move all parameters and constants to `xp` and to `dtype`, in place; return self."""
+        def moved(array):
+            target = xp or backend.module_of(array)
+            return target.asarray(backend.to_numpy(array).astype(dtype or array.dtype))
         for parameter in self.parameters():
-            values = backend.to_numpy(parameter.data)
-            target = xp or backend.module_of(parameter.data)
-            parameter.data = target.asarray(values.astype(dtype or values.dtype))
+            parameter.data = moved(parameter.data)
+        for module in self.modules():
+            for name in module.constants:
+                value = getattr(module, name)
+                several = isinstance(value, list)
+                setattr(module, name, [moved(x) for x in value] if several else moved(value))
         return self
 
     def __call__(self, *args, **options):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from scratchgen import backend, datasets
-from scratchgen.datasets import DataError
+from scratchgen.datasets import ENCODINGS, DataError
 from scratchgen.datasets.sources import REGISTRY
 from scratchgen.models.autoencoder import Autoencoder
 from scratchgen.models.coders import DECODER_STDS
@@ -38,12 +38,16 @@ class Option:
     several: bool = False
     least: float = None  # the smallest value allowed; `above` the largest that is not
     above: float = None
+    most: float = None
 
     def check(self, value):
         """UsageError unless the value is one that the option takes."""
+        if value is None and self.default is None:
+            return
         for item in value if self.several else [value]:
-            if item is None:
-                continue
+            if not isinstance(item, (int, float) if self.kind is float else self.kind):
+                raise UsageError(f"--{self.name} must be of type {self.kind.__name__}, "
+                                 f"not {item!r}")
             if self.choices and item not in self.choices:
                 raise UsageError(f"--{self.name} {item}: choose one of {', '.join(self.choices)}")
             if self.kind is float and not math.isfinite(item):
@@ -52,13 +56,15 @@ class Option:
                 raise UsageError(f"--{self.name} must be at least {self.least}, not {item}")
             if self.above is not None and not item > self.above:
                 raise UsageError(f"--{self.name} must be above {self.above}, not {item}")
+            if self.most is not None and item > self.most:
+                raise UsageError(f"--{self.name} must be at most {self.most:,}, not {item}")
 
 
 TRAINING = [
     Option("dataset", str, "digits", "which data set", tuple(REGISTRY)),
     Option("binarize", str, None, "how grey levels become 0 and 1 (default: threshold for digits, "
            "dynamic for mnist; none: the data are binary)", BINARIZE),
-    Option("epochs", int, 200, "passes through the training images", least=1),
+    Option("epochs", int, 400, "passes through the training images", least=1, most=10 ** 9),
     Option("batch-size", int, 50, "examples per step", least=1),
     Option("lr", float, 1e-3, "learning rate", above=0),
     Option("optimizer", str, "adam", "how gradients change parameters", tuple(OPTIMIZERS)),
@@ -70,8 +76,8 @@ TRAINING = [
 
 _PERCEPTRONS = [
     Option("hidden", int, (500,), "hidden units of each layer of the encoder; the decoder "
-           "mirrors them", several=True, least=1),
-    Option("latent", int, 20, "dimensions of the code", least=1),
+           "mirrors them", several=True, least=1, most=10 ** 6),
+    Option("latent", int, 20, "dimensions of the code", least=1, most=10 ** 6),
     Option("activation", str, "tanh", "between linear layers", tuple(ACTIVATIONS)),
 ]
 
@@ -141,27 +147,30 @@ def check_options(name, options):
 
 def load_data(config, data_dir=None):
     """The data set of a config, in the encoding that the model's likelihood needs."""
-    name, binarize = config["dataset"], config["binarize"]
+    source = REGISTRY[config["dataset"]]
+    binarize = config["binarize"]
     needed = MODELS[config["model"]].encoding(config)
     if needed and binarize:
         raise UsageError(f"--binarize {binarize} does not go with --likelihood "
                          f"{config['likelihood']}, which needs {needed} pixels")
-    dataset = datasets.load(name, data_dir, None if binarize == "none" else needed or binarize,
-                            config["seed"])
-    if needed is None and not dataset.binary:
-        raise UsageError(f"--likelihood bernoulli needs binary pixels, {dataset.protocol} has "
-                         "none: give --binarize threshold, fixed or dynamic")
-    if needed is None and binarize == "none" and dataset.encoding != "static":
-        raise UsageError(f"--binarize none: {name} has {dataset.levels} grey levels: choose "
+    if binarize == "none" and source.levels > 2:
+        raise UsageError(f"--binarize none: {source.name} has {source.levels} grey levels: choose "
                          "threshold, fixed or dynamic")
-    return dataset
+    if source.levels == 2 and (needed or binarize not in (None, "none")):
+        raise UsageError(f"{source.name} was published as zeros and ones, it has no grey levels: "
+                         "choose --likelihood bernoulli and leave --binarize out")
+    encoding = needed or (binarize if binarize != "none" else None) or source.encoding
+    if not needed and not ENCODINGS[encoding].binary:
+        raise UsageError(f"--likelihood bernoulli needs binary pixels, {source.name} "
+                         f"({encoding}) has none: give --binarize threshold, fixed or dynamic")
+    return datasets.load(source.name, data_dir, encoding, config["seed"])
 
 
 def build(config, dataset):
     """The untrained model of a config, on its backend and in its dtype: (model, xp, dtype)."""
     xp = backend.get(config["backend"])
     dtype = np.dtype(config["dtype"])
-    rng = np.random.default_rng([config["seed"], 0])
+    rng = backend.generator(config["seed"], "weights")
     try:
         model = MODELS[config["model"]].build(config, dataset, rng)
     except ValueError as error:

@@ -4,6 +4,8 @@ Exit codes: 0 done, 1 failed, 2 asked wrongly.
 """
 
 import argparse
+import math
+import os
 import sys
 
 from scratchgen import __version__, backend, catalog, commands
@@ -11,6 +13,16 @@ from scratchgen.catalog import UsageError
 from scratchgen.datasets import DataError
 from scratchgen.run import RunError, RunExistsError
 from scratchgen.train import TrainingError
+
+_DEBUG = "show the traceback of an error"
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that complains in one line; its usage of many options takes ten."""
+
+    def error(self, message):
+        message = " ".join(message.split())
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
 
 
 def main(argv=None):
@@ -21,6 +33,9 @@ def main(argv=None):
         return args.command(args) or 0
     except (UsageError, RunExistsError) as error:
         return _fail(error, 2, args.debug)
+    except BrokenPipeError:  # whoever read our output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (backend.BackendError, DataError, RunError, TrainingError, OSError,
             NotImplementedError, MemoryError) as error:
         return _fail(error, 1, args.debug)
@@ -39,11 +54,11 @@ def _fail(error, code, debug):
 
 def build_parser():
     """The parser of every command; an option that is not given leaves no attribute."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="scratchgen", description="The generative models of CS231n lecture 13, from scratch.",
         epilog="example: scratchgen train vae --dataset digits --out runs/vae")
     parser.add_argument("--version", action="version", version=f"scratchgen {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--debug", action="store_true", help=_DEBUG)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(subparsers)
 
@@ -52,29 +67,32 @@ def build_parser():
                     "scratchgen evaluate runs/vae --iw-samples 5000 --examples 1000")
     _add_run(evaluate)
     _add_place(evaluate)
-    evaluate.add_argument("--iw-samples", type=_count, default=0, metavar="K",
+    evaluate.add_argument("--iw-samples", type=_positive, default=0, metavar="K",
                           help="also the importance-weighted estimate with K samples (default: no)")
-    evaluate.add_argument("--examples", type=_count, metavar="N",
+    evaluate.add_argument("--examples", type=_positive, metavar="N",
                           help="how many examples that estimate is made for (default: all)")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 
     sample = _add(subparsers, "sample", commands.sample_run, "draw images from a trained model",
                   "scratchgen sample runs/vae -n 64 --out samples.png")
     _add_run(sample)
-    sample.add_argument("-n", type=_count, default=64, help="how many images (default: 64)")
+    sample.add_argument("-n", type=_number_of_images, default=64,
+                        help="how many images (default: 64)")
     sample.add_argument("--seed", type=_natural, default=0, help="what they follow from "
                         "(default: 0)")
     sample.add_argument("--mean", action="store_true",
                         help="show p(x|z)'s mean instead of a draw of every pixel")
-    sample.add_argument("--out", metavar="FILE.png", help="default: samples.png in the run")
+    sample.add_argument("--out", type=_png, metavar="FILE.png",
+                        help="default: samples.png in the run")
     _add_place(sample)
 
     reconstruct = _add(subparsers, "reconstruct", commands.reconstruct_run,
                        "show test images above what the model restores from their codes",
                        "scratchgen reconstruct runs/vae --out pairs.png")
     _add_run(reconstruct)
-    reconstruct.add_argument("-n", type=_count, default=32, help="how many (default: 32)")
-    reconstruct.add_argument("--out", metavar="FILE.png",
+    reconstruct.add_argument("-n", type=_number_of_images, default=32,
+                             help="how many (default: 32)")
+    reconstruct.add_argument("--out", type=_png, metavar="FILE.png",
                              help="default: reconstructions.png in the run")
     _add_place(reconstruct)
 
@@ -92,8 +110,9 @@ def build_parser():
 
 
 def _add(subparsers, name, command, summary, example):
-    parser = subparsers.add_parser(name, help=summary, description=summary.capitalize() + ".",
-                                   epilog=f"example: {example}")
+    parser = subparsers.add_parser(name, help=summary, epilog=f"example: {example}",
+                                   description=f"{summary[0].upper()}{summary[1:]}.")
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=_DEBUG)
     parser.set_defaults(command=command)
     return parser
 
@@ -109,7 +128,8 @@ def _add_train(subparsers):
             _add_option(parser, option)
         parser.add_argument("--out", metavar="DIR", help=f"the run folder (default: runs/{name})")
         parser.add_argument("--resume", action="store_true",
-                            help="continue the run in --out with the options it was started with")
+                            help="continue the run in --out with the options it was started with; "
+                            "start one if there is none")
         _add_data_dir(parser)
 
 
@@ -140,15 +160,31 @@ def _add_data_dir(parser):
                         "subfolder each (default: $SCRATCHGEN_DATA, else download)")
 
 
-def _count(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return value
+def _positive(text):
+    return _whole_number(text, 1)
 
 
 def _natural(text):
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative: {text}")
+    return _whole_number(text, 0)
+
+
+def _number_of_images(text):
+    return _whole_number(text, 1, 10_000)  # what one picture can show
+
+
+def _whole_number(text, least, most=math.inf):
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
+    if value > most:
+        raise argparse.ArgumentTypeError(f"must be at most {most:,}, not {value}")
     return value
+
+
+def _png(text):
+    if not text.endswith(".png"):
+        raise argparse.ArgumentTypeError(f"must name a .png file, not {text!r}")
+    return text

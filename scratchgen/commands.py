@@ -3,17 +3,18 @@
 Every command takes the argparse namespace, prints to stdout, and returns an exit code or None.
 """
 
+import contextlib
 import dataclasses
 import json
+import math
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
-from scratchgen import backend, catalog, datasets, plots
+from scratchgen import backend, catalog, datasets
 from scratchgen.catalog import UsageError
 from scratchgen.evaluate import evaluate, independent_pixels
+from scratchgen.pictures import Pictures
 from scratchgen.run import Run, RunError
 from scratchgen.train import Trainer, check_format, part
 
@@ -47,6 +48,7 @@ def train_model(args):
         if arrays is not None:
             with _checkpoint_errors(run):
                 trainer.load_state(arrays)
+        run.write_config(config)  # with the epochs of now, if there are more
     else:
         run.create(config)
     parameters = sum(p.size for p in model.parameters())
@@ -56,28 +58,30 @@ def train_model(args):
     first = trainer.epoch + 1
     trainer.train(config["epochs"])
     model.load_state_dict(trainer.best["state"])
-    print(f"trained epochs {first} to {trainer.epoch} in {time.perf_counter() - start:.0f} s; "
-          f"best on validation: epoch {trainer.best['epoch']}")
+    done = f"trained epochs {first} to {trainer.epoch} in {time.perf_counter() - start:.0f} s"
+    if first > trainer.epoch:
+        done = f"trained to epoch {trainer.epoch} before"
+    print(f"{done}; best on validation: epoch {trainer.best['epoch']}")
     _print_table(model, dataset, config, xp, dtype)
-    _draw_pictures(run, model, dataset, config, xp, dtype)
+    Pictures(model, dataset, xp, dtype).of_run(run, config["model"], config["seed"])
     pictures = ", ".join(sorted(path.name for path in run.folder.glob("*.png")))
     print(f"in {run.folder}: config.json, metrics.jsonl, checkpoint.npz, {pictures}")
 
 
 def _resumed_config(run, model, chosen):
     """The run's own config; UsageError where the options given now say something else."""
-    config = run.config()
+    config = _checked_config(run, run.config())
     if config["model"] != model:
         raise UsageError(f"{run.folder} holds a run of {config['model']}, not of {model}")
     for name, value in _plain(chosen).items():
-        if config.get(name) == value:
+        if config[name] == value:
             continue
         if name == "epochs" and value > config["epochs"]:
             config["epochs"] = value  # training longer contradicts nothing
             continue
         raise UsageError(f"--resume: --{name.replace('_', '-')} {value} contradicts the run in "
-                         f"{run.folder}, which has {config.get(name)}: leave the option out")
-    return _checked_config(run, config)
+                         f"{run.folder}, which has {config[name]}: leave the option out")
+    return config
 
 
 def _checked_config(run, config):
@@ -98,71 +102,13 @@ def _plain(config):
     return json.loads(json.dumps(config))
 
 
-class _checkpoint_errors:
-    """Turns what goes wrong inside a checkpoint into a RunError that names the file."""
-
-    def __init__(self, run):
-        self.run = run
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if isinstance(error, (ValueError, KeyError)):
-            raise RunError(f"{self.run.checkpoint_path} does not belong to this run: "
-                           f"{error}") from error
-
-
-def _draw_pictures(run, model, dataset, config, xp, dtype):
-    """Everything that a run shows: curves, reconstructions, samples, walks between codes."""
-    key = "nats" if model.unit == "nats" else model.unit
-    baseline = independent_pixels(dataset, "valid", config["seed"])
-    plots.curves(run.folder / "curves.png", run.metrics(), [f"train_{key}", f"valid_{key}"],
-                 key.replace("_", " ") + " per image", f"{config['model']} on {dataset.protocol}",
-                 (baseline.estimator, baseline.nats))
-    _draw_reconstructions(run.folder / "reconstructions.png", model, dataset, 32, xp, dtype)
-    if not hasattr(model, "interpolate"):
-        return
-    _draw_samples(run.folder / "samples.png", model, dataset, 64, config["seed"], False)
-    _draw_samples(run.folder / "sample_means.png", model, dataset, 64, config["seed"], True)
-    x = _test_images(dataset, 16, xp, dtype)
-    walks = backend.to_numpy(model.interpolate(x[:8], x[8:], 10)).reshape(-1, dataset.dim)
-    plots.image_grid(run.folder / "interpolations.png", walks, dataset.shape, 10,
-                     "between the codes of two test images")
-    if model.latent == 2:
-        plots.image_grid(run.folder / "manifold.png", backend.to_numpy(model.manifold(20)),
-                         dataset.shape, 20, "decoded means at the prior's quantiles")
-
-
-def _draw_samples(path, model, dataset, n, seed, mean):
-    rng = np.random.default_rng(seed)
-    images = backend.to_numpy(model.sample(n, rng, mean))
-    columns = int(np.ceil(np.sqrt(n)))
-    what = "means of p(x|z)" if mean else "samples of x"
-    plots.image_grid(path, images, dataset.shape, columns, f"{what}, z from the prior")
-
-
-def _draw_reconstructions(path, model, dataset, n, xp, dtype):
-    x = _test_images(dataset, n, xp, dtype)
-    restored = backend.to_numpy(model.reconstruct(x))
-    columns = min(n, 16)
-    rows = []
-    for start in range(0, len(restored), columns):
-        rows += [_full_row(backend.to_numpy(x), start, columns),
-                 _full_row(restored, start, columns)]
-    plots.image_grid(path, np.concatenate(rows), dataset.shape, columns,
-                     "test images above their reconstructions", ["data", "model"])
-
-
-def _full_row(images, start, columns):
-    """`columns` images from `start`, filled up with empty ones."""
-    row = images[start:start + columns]
-    return np.concatenate([row, np.zeros((columns - len(row), row.shape[1]), row.dtype)])
-
-
-def _test_images(dataset, n, xp, dtype):
-    images = dataset.subset("test", min(n, len(dataset.test)), seed=0).images
-    return xp.asarray(dataset.encode(images, np.random.default_rng(0), dtype))
+@contextlib.contextmanager
+def _checkpoint_errors(run):
+    """Turn what goes wrong inside a checkpoint into a RunError that names the file."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{run.checkpoint_path} does not belong to this run: {error}") from error
 
 
 # --------------------------------------------------------------- commands on a trained run
@@ -215,6 +161,8 @@ def _as_json(estimate):
     """An estimate's fields; a figure that is no likelihood has no nats and no bits/dim."""
     fields = dataclasses.asdict(estimate)
     unit = fields.pop("unit")
+    if math.isnan(fields["stderr"]):
+        fields["stderr"] = None  # of a single example; JSON knows no NaN
     if unit != "nats":
         fields |= {unit: fields["nats"], "nats": None, "bits_per_dim": None}
     return fields
@@ -242,7 +190,7 @@ def sample_run(args):
     if not hasattr(model, "interpolate"):
         model.sample(args.n, None)  # refuses, and says why
     path = Path(args.out) if args.out else run.folder / "samples.png"
-    _draw_samples(path, model, dataset, args.n, args.seed, args.mean)
+    Pictures(model, dataset, xp, dtype).samples(path, args.n, args.seed, args.mean)
     print(path)
 
 
@@ -250,7 +198,7 @@ def reconstruct_run(args):
     """`scratchgen reconstruct RUN`."""
     run, config, model, dataset, xp, dtype = _load(args)
     path = Path(args.out) if args.out else run.folder / "reconstructions.png"
-    _draw_reconstructions(path, model, dataset, args.n, xp, dtype)
+    Pictures(model, dataset, xp, dtype).reconstructions(path, args.n)
     print(path)
 
 

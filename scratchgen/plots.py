@@ -38,8 +38,8 @@ def tile(images, shape, columns, gap=1):
 
 
 def image_grid(path, images, shape, columns, title, row_labels=None):
-    """A grid of images (N, H W) with values in [0, 1], ink dark on white."""
-    canvas = tile(np.clip(images, 0, 1), shape, columns)
+    """A grid of images (N, H W), ink dark on white; values beyond [0, 1] are shown as its ends."""
+    canvas = tile(images, shape, columns)
     rows = -(-len(images) // columns)
     width = 7
     figure = _figure(width, width * canvas.shape[0] / canvas.shape[1] + 0.5)
@@ -63,15 +63,16 @@ def curves(path, records, keys, ylabel, title, baseline=None):
     figure = _figure(7, 4)
     axes = figure.add_subplot()
     epochs = [record["epoch"] for record in records]
+    marker = "o" if len(records) == 1 else None  # one point makes no line
     for key, colour in zip(keys, _COLOURS):
         axes.plot(epochs, [record[key] for record in records], color=colour, linewidth=1.5,
-                  label=key.replace("_", " "))
+                  marker=marker, label=key.replace("_", " "))
     if baseline is not None:
         name, value = baseline
         axes.axhline(value, color=_INK, linewidth=1, linestyle="--", label=f"{name} {value:.1f}")
-    last = [record[key] for record in records for key in keys]
-    top = max([last[0]] + ([baseline[1]] if baseline else []))
-    axes.set_ylim(top=top + 0.05 * (top - min(last)))
+    lowest = min(record[key] for record in records for key in keys)
+    top = max([records[0][key] for key in keys] + ([baseline[1]] if baseline else []))
+    axes.set_ylim(top=top + 0.05 * (top - lowest))
     axes.set_xlabel("epoch")
     axes.set_ylabel(ylabel)
     axes.set_title(title, fontsize=10, color=_INK, loc="left")

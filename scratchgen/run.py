@@ -14,11 +14,17 @@ import contextlib
 import io
 import json
 import os
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
+
+
+# What reading an .npz file raises when it is cut short, altered, pickled, or no .npz file at all.
+_DAMAGE = (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
+           tokenize.TokenError)
 
 
 class RunError(RuntimeError):
@@ -74,10 +80,14 @@ class Run:
                                  "or choose another --out")
         with errors_named(self.folder, "make"):
             self.folder.mkdir(parents=True, exist_ok=True)
+        self.write_config(config)
+
+    def write_config(self, config):
+        """Write the dict of options as config.json."""
         write_atomically(self.config_path, json.dumps(config, indent=2).encode() + b"\n")
 
     def config(self):
-        """The dict that `create` wrote."""
+        """The dict that `write_config` wrote."""
         if not self.exists():
             raise RunError(f"{self.folder} holds no run: there is no config.json in it")
         try:
@@ -99,10 +109,15 @@ class Run:
         if not self.checkpoint_path.exists():
             return None
         try:
-            with np.load(self.checkpoint_path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile,
-                zlib.error) as error:
+            with (open(self.checkpoint_path, "rb") as file,  # np.load leaves a bad one open
+                  np.load(file, allow_pickle=False) as archive):
+                arrays = {name: archive[name] for name in archive.files}
+                bad = archive.zip.testzip()  # reading less than all of a part checks nothing
+            foreign = [name for name, x in arrays.items() if not isinstance(x, np.ndarray)]
+            if bad or foreign:
+                raise ValueError(f"wrong checksum of {bad}" if bad else f"{foreign[0]} is no array")
+            return arrays
+        except _DAMAGE as error:
             raise RunError(f"{self.checkpoint_path} is damaged or no checkpoint ({error}): "
                            "restore it, or train again into another --out") from error
 
@@ -114,15 +129,18 @@ class Run:
             os.fsync(file.fileno())
 
     def metrics(self):
-        """The epochs on record, a list of dicts; a last line cut short is left out."""
+        """The epochs on record, a list of dicts, up to the first line that was cut short."""
         if not self.metrics_path.exists():
             return []
         records = []
-        for line in self.metrics_path.read_text().splitlines():
+        for line in self.metrics_path.read_text(errors="replace").splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(record, dict) or "epoch" not in record:
+                break
+            records.append(record)
         return records
 
     def cut_metrics(self, epochs):

@@ -13,6 +13,8 @@ import time
 
 import numpy as np
 
+from scratchgen import backend
+from scratchgen.datasets import DataError
 from scratchgen.evaluate import in_units, validation_figure
 from scratchgen.optim import OPTIMIZERS, clip_grad_norm
 from scratchgen.tensor import grad
@@ -34,6 +36,7 @@ class Trainer:
 
     def __init__(self, model, dataset, run, *, lr=1e-3, batch_size=100, optimizer="adam",
                  max_grad_norm=None, seed=0, xp=np, dtype=np.float32):
+        _check_finite(dataset)
         self.model = model
         self.dataset = dataset
         self.run = run
@@ -42,7 +45,7 @@ class Trainer:
         self.seed = seed
         self.xp = xp
         self.dtype = dtype
-        self.rng = np.random.default_rng(seed)
+        self.rng = backend.generator(seed, "training")
         self.players = model.players()
         self.optimizers = {player.name: OPTIMIZERS[optimizer](player.parameters, lr=lr)
                            for player in self.players}
@@ -54,7 +57,10 @@ class Trainer:
         """Train up to `epochs` epochs in all; returns the best validation figure, in nats."""
         self.run.cut_metrics(self.epoch)
         start = time.perf_counter()
-        with Progress(epochs, self.epoch, len(self.dataset.train), self.batch_size) as progress:
+        # The loop looks at every loss itself: NumPy need not warn of a number that overflows.
+        silence = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+        examples = len(self.dataset.train)
+        with silence, Progress(epochs, self.epoch, examples, self.batch_size) as progress:
             while self.epoch < epochs:
                 losses = self._train_one_epoch(progress)
                 self._finish_epoch(losses, time.perf_counter() - start, progress)
@@ -93,28 +99,30 @@ class Trainer:
         for name, step, loss in waiting:
             value = loss.item()
             if not math.isfinite(value):
-                saved = (f"the last good checkpoint is epoch {self.epoch} in {self.run.folder}"
-                         if self.epoch else "no checkpoint was written yet")
-                raise TrainingError(
-                    f"the loss of player {name} became {value} at step {step} (epoch "
-                    f"{self.epoch + 1}); {saved}; try a smaller --lr")
+                raise self._diverged(f"the loss of player {name} became {value} at step {step}")
             losses[name].append(value)
         waiting.clear()
 
+    def _diverged(self, what):
+        """The TrainingError that says what happened, in the epoch after the last one saved."""
+        saved = f"the last good checkpoint is epoch {self.epoch} in {self.run.folder}"
+        if not self.epoch:
+            saved = "no checkpoint was written yet"
+        return TrainingError(f"{what} (epoch {self.epoch + 1}); {saved}; train into another --out "
+                             "with a smaller --lr")
+
     def _finish_epoch(self, losses, seconds, progress):
         """Validate, keep the best, write the metrics line and then the checkpoint."""
-        self.epoch += 1
-        rng = np.random.default_rng([self.seed, 1])  # the same noise for every epoch
+        rng = backend.generator(self.seed, "valid")  # the same noise for every epoch
         valid = validation_figure(self.model, self.dataset, "valid", rng, self.xp, self.dtype)
+        if not math.isfinite(valid):
+            raise self._diverged(f"the validation figure became {valid}")
+        self.epoch += 1
         figures = {"train" if len(losses) == 1 else f"train_{name}": float(np.mean(values))
                    for name, values in losses.items()}
         record = {"epoch": self.epoch, "step": self.step, "seconds": round(seconds, 3)}
         for name, value in [*figures.items(), ("valid", valid)]:
             record |= in_units(name, value, self.model, self.dataset)
-        if not math.isfinite(valid):
-            raise TrainingError(f"the validation figure became {valid} in epoch {self.epoch}; "
-                                f"the last good checkpoint is epoch {self.epoch - 1} in "
-                                f"{self.run.folder}; try a smaller --lr")
         if valid < self.best["valid"]:
             self.best = {"epoch": self.epoch, "valid": valid, "state": self.model.state_dict()}
         self.run.append_metrics(record)
@@ -137,6 +145,7 @@ class Trainer:
     def load_state(self, arrays):
         """Continue from what `state` returned; ValueError if it is not of this model."""
         check_format(arrays)
+        self.model.load_state_dict(part(arrays, "best/"))  # looks at names and shapes
         self.model.load_state_dict(part(arrays, "model/"))
         for player, optimizer in self.optimizers.items():
             optimizer.load_state_dict(part(arrays, f"optimizer/{player}/"))
@@ -145,6 +154,16 @@ class Trainer:
         self.step = int(arrays["step"])
         self.best = {"epoch": int(arrays["best_epoch"]), "valid": float(arrays["best_valid"]),
                      "state": part(arrays, "best/")}
+
+
+def _check_finite(dataset):
+    """DataError if there is a NaN or an infinity in the images (integers hold none)."""
+    for name in ("train", "valid", "test"):
+        images = dataset.split(name).images
+        if images.dtype.kind == "f" and not np.isfinite(images).all():
+            row = int(np.argmin(np.isfinite(images).all(axis=1)))
+            raise DataError(f"{dataset.name}: {name} image {row} holds NaN or infinity: every "
+                            "value must be a finite number")
 
 
 def check_format(arrays):

@@ -52,8 +52,7 @@ class GaussianDecoder(Module):
         self.squash = squash
         dim = sizes[-1]
         self.network = mlp([*sizes[:-1], 2 * dim if std == "network" else dim], rng, activation)
-        if squash:
-            start_at_means(self.network, pixel_means)
+        start_at_means(self.network, pixel_means, squash)
         if std == "shared" or std == "pixel":
             spreads = np.full(1 if std == "shared" else dim, self._inverse(FIXED_STD))
             self.raw_log_std = Tensor(spreads.astype(np.float32))
@@ -84,8 +83,12 @@ class GaussianDecoder(Module):
         return self.log_floor + math.log(math.expm1(above))
 
 
-def start_at_means(network, pixel_means):
+def start_at_means(network, pixel_means, squash=True):
     """Set the last bias so that an untrained decoder shows the mean image (Burda et al. 2016)."""
-    if pixel_means is not None:
-        means = np.clip(pixel_means, 0.005, 0.995)
-        network.layers[-1].bias.data[:len(means)] = np.log(means / (1 - means))
+    if pixel_means is None:
+        return
+    start = np.asarray(pixel_means)
+    if squash:
+        means = np.clip(start, 0.005, 0.995)
+        start = np.log(means / (1 - means))
+    network.layers[-1].bias.data[:len(start)] = start

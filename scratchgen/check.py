@@ -61,9 +61,10 @@ def check_adjoint(forward, adjoint, x, y, tolerance=1e-10):
 
 
 def relative_difference(a, b):
-    """The largest |a - b| / max(|a|, |b|) over the elements of two arrays."""
+    """The largest |a - b| / max(|a|, |b|) over the elements of two arrays, 0 where both are 0."""
     a, b = backend.to_numpy(a), backend.to_numpy(b)
-    return float((np.abs(a - b) / np.maximum(np.abs(a), np.abs(b))).max())
+    largest = np.maximum(np.abs(a), np.abs(b))
+    return float((np.abs(a - b) / np.where(largest > 0, largest, 1)).max())
 
 
 def _error_along_a_line(f, points, argument, xp, rng):

@@ -102,7 +102,7 @@ def build_parser():
 
     check = _add(subparsers, "gradcheck", commands.check_gradients,
                  "check every gradient against finite differences",
-                 "scratchgen gradcheck --only conv")
+                 "scratchgen gradcheck --only matmul")
     check.add_argument("--backend", default="numpy", choices=backend.NAMES,
                        help="where arrays live (default: numpy)")
     check.add_argument("--only", metavar="NAME", help="only rows whose name holds NAME")

@@ -18,7 +18,10 @@ from scratchgen import gradcheck_reparameterisation as reparameterisation
 from scratchgen.check import TOLERANCE, check_grads, relative_difference
 from scratchgen.distributions import Bernoulli, Categorical, Laplace, Normal, kl_divergence
 from scratchgen.models.autoencoder import Autoencoder
+from scratchgen.models.belief_net import BeliefNet
 from scratchgen.models.coders import DECODER_STDS
+from scratchgen.models.made import MADE
+from scratchgen.models.nade import NADE
 from scratchgen.models.vae import VAE
 from scratchgen.tensor import Tensor, grad
 
@@ -169,7 +172,7 @@ def _difference_from_twin(op, static, *arrays):
         tensors = [Tensor(x) for x in arrays]
         out = function(*tensors, **static)
         results.append([out.data, *grad(out, tensors, out.data)])
-    return max(relative_difference(a, b) for a, b in zip(*results))
+    return float(np.max([relative_difference(a, b) for a, b in zip(*results)]))
 
 
 # --------------------------------------------------------------------------------- layers
@@ -273,6 +276,10 @@ def _objectives(point):
             name = " ".join(["VAE", likelihood, std, posterior, kl]).replace("  ", " ")
             yield _objective(point, name, VAE, likelihood=likelihood, posterior=posterior, kl=kl,
                              **options)
+    for levels in [2, 3]:
+        for model in [BeliefNet(6, levels), NADE(6, point.rng, 7, levels),
+                      MADE(6, point.rng, (7, 8), levels, masks=3, order="random")]:
+            yield _exact_objective(point, f"{type(model).__name__} {levels} levels", model)
 
 
 def _objective(point, name, model_class, **options):
@@ -282,3 +289,11 @@ def _objective(point, name, model_class, **options):
         return model.loss(x, np.random.default_rng(4))
     return Case("objective", name, functional(model, loss),
                 (*point.near(model.parameters()), point.fractions(3, 5)))
+
+
+def _exact_objective(point, name, model):
+    """log p(x) of a chain-rule model in all parameters, at images of whole levels."""
+    images = point.xp.asarray(point.rng.integers(0, model.levels, (5, model.dim)).astype(float))
+    model.to(point.xp, np.float64)
+    return Case("objective", name, functional(model, lambda: model.log_prob(images)),
+                tuple(point.near(model.parameters())))

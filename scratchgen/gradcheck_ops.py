@@ -9,6 +9,7 @@ import numpy as np
 
 from scratchgen import ops
 from scratchgen.distributions import bernoulli_log_prob, categorical_log_prob
+from scratchgen.models.nade import nade_logits
 
 
 def entries(point):
@@ -24,6 +25,7 @@ def fused_entries(point):
     """All fused ops, each to be held against its twin too: (op, arrays, static)."""
     yield bernoulli_log_prob, [point(2, 3, 5), point.fractions(3, 5)], {}
     yield categorical_log_prob, [point(2, 3, 5)], {"x": np.array([[2, 0, 2], [1, 4, 3]])}
+    yield nade_logits, [point(3, 5), point(5, 7), point(7), point(5, 2, 7), point(5, 2)], {}
 
 
 _ORDER = dict.fromkeys(["exp", "expm1", "log", "log1p", "sqrt", "tanh", "sigmoid", "softplus",

@@ -293,7 +293,8 @@ def _objective(point, name, model_class, **options):
 
 def _exact_objective(point, name, model):
     """log p(x) of a chain-rule model in all parameters, at images of whole levels."""
-    images = point.xp.asarray(point.rng.integers(0, model.levels, (5, model.dim)).astype(float))
-    model.to(point.xp, np.float64)
+    images = point.rng.integers(0, model.levels, (5, model.dim)).astype(np.float32)
+    images = point.xp.asarray(images)
+    model.to(point.xp)
     return Case("objective", name, functional(model, lambda: model.log_prob(images)),
                 tuple(point.near(model.parameters())))

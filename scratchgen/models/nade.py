@@ -67,10 +67,10 @@ def nade_logits(x, weight, c, out_weight, b):
     """x (N, D), weight (D, H), c (H), out_weight (D, outputs, H), b (D, outputs)."""
     xp = backend.module_of(x)
     (n, dim), hidden = x.shape, len(c)
-    h = xp.empty((dim, n, hidden), x.dtype)
-    logits = xp.empty((dim, n, b.shape[1]), x.dtype)
+    h = xp.empty((dim, n, hidden), weight.dtype)
+    logits = xp.empty((dim, n, b.shape[1]), weight.dtype)
     half_weight = 0.5 * weight
-    a = xp.zeros((n, hidden), x.dtype) + 0.5 * c  # half of a_i: sigmoid(a) = (1 + tanh(a/2))/2
+    a = xp.zeros((n, hidden), weight.dtype) + 0.5 * c  # half of a_i: sigmoid(a) = (1 + tanh(a/2))/2
     for block in _blocks(dim, n * hidden):
         for i in range(block.start, block.stop):
             h[i] = a
@@ -92,7 +92,7 @@ def _nade_rule(g, out, saved, needed):
     g_weight = xp.empty_like(weight)
     g_x = xp.empty((dim, n), x.dtype)
     g_out_weight = xp.matmul(g.transpose(0, 2, 1), h)
-    later = xp.zeros((n, hidden), x.dtype)  # the sum of dL/da_j over all j after i
+    later = xp.zeros((n, hidden), weight.dtype)  # the sum of dL/da_j over all j after i
     for block in reversed(_blocks(dim, n * hidden)):
         g_a = xp.matmul(g[block], out_weight[block])
         slope = 1 - h[block]

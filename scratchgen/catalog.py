@@ -14,7 +14,10 @@ from scratchgen import backend, datasets
 from scratchgen.datasets import ENCODINGS, DataError
 from scratchgen.datasets.sources import REGISTRY
 from scratchgen.models.autoencoder import Autoencoder
+from scratchgen.models.belief_net import BeliefNet
 from scratchgen.models.coders import DECODER_STDS
+from scratchgen.models.made import MADE, ORDERS
+from scratchgen.models.nade import NADE
 from scratchgen.models.vae import POSTERIORS, VAE
 from scratchgen.nn import ACTIVATIONS
 from scratchgen.optim import OPTIMIZERS
@@ -90,6 +93,7 @@ class Entry:
     options: list
     build: Callable
     encoding: Callable  # config -> the encoding its likelihood needs, None for a binary one
+    defaults: dict = dataclasses.field(default_factory=dict)  # where TRAINING's do not suit
 
 
 def _build_vae(config, dataset, rng):
@@ -104,6 +108,21 @@ def _build_vae(config, dataset, rng):
 def _build_autoencoder(config, dataset, rng):
     return Autoencoder(dataset.dim, rng, config["hidden"], config["latent"],
                        config["likelihood"], config["activation"], dataset.pixel_means())
+
+
+_LEVELS = Option("levels", int, 2, "grey levels of a pixel: 2 for binary images, or all that the "
+                 "data set has", least=2, most=256)
+
+
+def _levels_encoding(config):
+    """Binary images for 2 levels; otherwise all the levels there are, or UsageError."""
+    there = REGISTRY[config["dataset"]].levels
+    if config["levels"] == 2:
+        return None
+    if config["levels"] != there:
+        raise UsageError(f"--levels {config['levels']}: {config['dataset']} has {there} levels, "
+                         f"choose 2 or {there}")
+    return "levels"
 
 
 MODELS = {
@@ -127,12 +146,37 @@ MODELS = {
          *_PERCEPTRONS],
         _build_autoencoder,
         lambda config: "grey" if config["likelihood"] == "mse" else None),
+    "belief-net": Entry(
+        "the fully visible sigmoid belief net (Frey, Hinton & Dayan 1996)",
+        [_LEVELS],
+        lambda config, dataset, rng: BeliefNet(dataset.dim, config["levels"]),
+        _levels_encoding, {"batch-size": 20, "epochs": 200}),
+    "nade": Entry(
+        "NADE, the neural autoregressive distribution estimator (Larochelle & Murray 2011)",
+        [_LEVELS,
+         Option("hidden", int, 100, "hidden units", least=1, most=10 ** 6)],
+        lambda config, dataset, rng: NADE(dataset.dim, rng, config["hidden"], config["levels"]),
+        _levels_encoding, {"batch-size": 20, "epochs": 150}),
+    "made": Entry(
+        "MADE, the masked autoencoder (Germain et al. 2015)",
+        [_LEVELS,
+         Option("hidden", int, (200,), "hidden units of each layer", several=True, least=1,
+                most=10 ** 6),
+         Option("masks", int, 1, "how many wirings share the weights", least=1, most=1000),
+         Option("order", str, "natural", "the order of the pixels: raster, or drawn once for "
+                "each wiring", ORDERS)],
+        lambda config, dataset, rng: MADE(dataset.dim, rng, config["hidden"], config["levels"],
+                                          config["masks"], config["order"]),
+        _levels_encoding, {"batch-size": 20, "epochs": 150}),
 }
 
 
 def options_of(name):
-    """All options of a model, training options first."""
-    return TRAINING + MODELS[name].options
+    """All options of a model with its defaults, training options first."""
+    entry = MODELS[name]
+    training = [dataclasses.replace(option, default=entry.defaults.get(option.name, option.default))
+                for option in TRAINING]
+    return training + entry.options
 
 
 def check_options(name, options):
@@ -151,17 +195,17 @@ def load_data(config, data_dir=None):
     binarize = config["binarize"]
     needed = MODELS[config["model"]].encoding(config)
     if needed and binarize:
-        raise UsageError(f"--binarize {binarize} does not go with --likelihood "
-                         f"{config['likelihood']}, which needs {needed} pixels")
+        raise UsageError(f"--binarize {binarize} does not go with the other options: this model "
+                         f"needs {needed} pixels")
     if binarize == "none" and source.levels > 2:
         raise UsageError(f"--binarize none: {source.name} has {source.levels} grey levels: choose "
                          "threshold, fixed or dynamic")
     if source.levels == 2 and (needed or binarize not in (None, "none")):
         raise UsageError(f"{source.name} was published as zeros and ones, it has no grey levels: "
-                         "choose --likelihood bernoulli and leave --binarize out")
+                         "choose a model of binary pixels and leave --binarize out")
     encoding = needed or (binarize if binarize != "none" else None) or source.encoding
     if not needed and not ENCODINGS[encoding].binary:
-        raise UsageError(f"--likelihood bernoulli needs binary pixels, {source.name} "
+        raise UsageError(f"this model needs binary pixels, {source.name} "
                          f"({encoding}) has none: give --binarize threshold, fixed or dynamic")
     return datasets.load(source.name, data_dir, encoding, config["seed"])
 

@@ -96,6 +96,26 @@ def build_parser():
                              help="default: reconstructions.png in the run")
     _add_place(reconstruct)
 
+    complete = _add(subparsers, "complete", commands.complete_run,
+                    "hide a part of test images and let a chain-rule model draw it",
+                    "scratchgen complete runs/made --occlude bottom")
+    _add_run(complete)
+    complete.add_argument("--occlude", default="bottom", metavar="bottom|right|FILE.npy",
+                          help="what to hide: a half, or where a file of booleans (H, W) is True "
+                          "(default: bottom)")
+    complete.add_argument("-n", type=_number_of_images, default=16,
+                          help="how many images (default: 16)")
+    complete.add_argument("--seed", type=_natural, default=0, help="what the draws follow from "
+                          "(default: 0)")
+    complete.add_argument("--out", type=_png, metavar="FILE.png",
+                          help="default: completions.png in the run")
+    _add_place(complete)
+
+    compare = _add(subparsers, "compare", commands.compare_runs,
+                   "put the figures of several runs side by side, a table per data protocol",
+                   "scratchgen compare runs/made runs/nade runs/vae")
+    compare.add_argument("runs", metavar="RUN", nargs="+", help="folders that train left")
+
     listing = _add(subparsers, "datasets", commands.list_datasets,
                    "list the data sets: what, where, licence", "scratchgen datasets")
     _add_data_dir(listing)

@@ -6,16 +6,16 @@ Every command takes the argparse namespace, prints to stdout, and returns an exi
 import contextlib
 import dataclasses
 import json
-import math
 import sys
 import time
 from pathlib import Path
 
-from scratchgen import backend, catalog, datasets
+import numpy as np
+
+from scratchgen import backend, catalog, datasets, report
 from scratchgen.catalog import UsageError
-from scratchgen.evaluate import evaluate, independent_pixels
 from scratchgen.pictures import Pictures
-from scratchgen.run import Run, RunError
+from scratchgen.run import Run, RunError, write_atomically
 from scratchgen.train import Trainer, check_format, part
 
 
@@ -37,12 +37,11 @@ def train_model(args):
         config = _plain({"model": args.model, **defaults, **chosen})
         if run.exists():
             run.create(config)  # refuses
-    backend.get(config["backend"])
-    dataset = catalog.load_data(config, args.data_dir)
-    model, xp, dtype = catalog.build(config, dataset)
-    trainer = Trainer(model, dataset, run, lr=config["lr"], batch_size=config["batch_size"],
-                      optimizer=config["optimizer"], max_grad_norm=config["max_grad_norm"],
-                      seed=config["seed"], xp=xp, dtype=dtype)
+    trained = _build(run, config, args.data_dir)
+    trainer = Trainer(trained.model, trained.dataset, run, lr=config["lr"],
+                      batch_size=config["batch_size"], optimizer=config["optimizer"],
+                      max_grad_norm=config["max_grad_norm"], seed=config["seed"], xp=trained.xp,
+                      dtype=trained.dtype)
     if resuming:
         arrays = run.load_checkpoint()
         if arrays is not None:
@@ -51,21 +50,71 @@ def train_model(args):
         run.write_config(config)  # with the epochs of now, if there are more
     else:
         run.create(config)
-    parameters = sum(p.size for p in model.parameters())
-    print(f"{args.model} on {dataset.protocol}: {len(dataset.train):,} training images, "
-          f"{parameters:,} parameters, seed {config['seed']}, {config['backend']}", flush=True)
+    print(f"{args.model} on {trained.dataset.protocol}: {len(trained.dataset.train):,} training "
+          f"images, {trained.parameters():,} parameters, seed {config['seed']}, "
+          f"{config['backend']}", flush=True)
     start = time.perf_counter()
     first = trainer.epoch + 1
     trainer.train(config["epochs"])
-    model.load_state_dict(trainer.best["state"])
+    trained.model.load_state_dict(trainer.best["state"])
     done = f"trained epochs {first} to {trainer.epoch} in {time.perf_counter() - start:.0f} s"
     if first > trainer.epoch:
         done = f"trained to epoch {trainer.epoch} before"
     print(f"{done}; best on validation: epoch {trainer.best['epoch']}")
-    _print_table(model, dataset, config, xp, dtype)
-    Pictures(model, dataset, xp, dtype).of_run(run, config["model"], config["seed"])
+    splits = list(trained.rows())
+    report.print_table(trained.model, trained.dataset, splits)
+    trained.pictures().of_run(run, config["model"], config["seed"])
+    trained.write_figures(splits)
     pictures = ", ".join(sorted(path.name for path in run.folder.glob("*.png")))
-    print(f"in {run.folder}: config.json, metrics.jsonl, checkpoint.npz, {pictures}")
+    print(f"in {run.folder}: config.json, metrics.jsonl, checkpoint.npz, figures.json, {pictures}")
+
+
+@dataclasses.dataclass
+class Trained:
+    """A model with all that its commands need: its run, its data, where it lives."""
+
+    run: Run
+    config: dict
+    dataset: datasets.Dataset
+    model: object
+    xp: object
+    dtype: np.dtype
+
+    def parameters(self):
+        return sum(parameter.size for parameter in self.model.parameters())
+
+    def rows(self, iw_samples=0, examples=None):
+        return report.rows(self.model, self.dataset, self.config["seed"], self.xp, self.dtype,
+                           iw_samples, examples)
+
+    def pictures(self):
+        return Pictures(self.model, self.dataset, self.xp, self.dtype)
+
+    def write_figures(self, splits):
+        """figures.json: the figures with what they cost, for `scratchgen compare`."""
+        records = self.run.metrics()
+        figures = report.as_json(self.config, self.dataset, splits)
+        figures |= {"parameters": self.parameters(), "sample_ms": self.sampling_time(),
+                    "seconds": records[-1]["seconds"] if records else 0.0}
+        write_atomically(self.run.folder / "figures.json",
+                         json.dumps(figures, indent=2).encode() + b"\n")
+
+    def sampling_time(self, n=16):
+        """Milliseconds per image, drawing n at once; None for a model that cannot sample."""
+        start = time.perf_counter()
+        try:
+            self.model.sample(n, np.random.default_rng(0))
+        except NotImplementedError:
+            return None
+        backend.synchronize(self.xp)
+        return (time.perf_counter() - start) / n * 1000
+
+
+def _build(run, config, data_dir):
+    """The untrained model of a config on its data."""
+    backend.get(config["backend"])  # refuses before any data are read
+    dataset = catalog.load_data(config, data_dir)
+    return Trained(run, config, dataset, *catalog.build(config, dataset))
 
 
 def _resumed_config(run, model, chosen):
@@ -115,7 +164,7 @@ def _checkpoint_errors(run):
 
 
 def _load(args):
-    """The trained model of a run, with its best parameters: (run, config, model, data, ...)."""
+    """The trained model of a run, with its best parameters."""
     run = Run(args.run)
     config = _checked_config(run, run.config())
     if args.backend:
@@ -123,83 +172,85 @@ def _load(args):
     arrays = run.load_checkpoint()
     if arrays is None:
         raise RunError(f"{run.folder} has no checkpoint yet: train it with --resume")
-    dataset = catalog.load_data(config, args.data_dir)
-    model, xp, dtype = catalog.build(config, dataset)
+    trained = _build(run, config, args.data_dir)
     with _checkpoint_errors(run):
         check_format(arrays)
-        model.load_state_dict(part(arrays, "best/"))
-    return run, config, model, dataset, xp, dtype
+        trained.model.load_state_dict(part(arrays, "best/"))
+    return trained
 
 
 def evaluate_run(args):
     """`scratchgen evaluate RUN`."""
-    run, config, model, dataset, xp, dtype = _load(args)
-    if args.iw_samples and not hasattr(model, "log_weights"):
+    trained = _load(args)
+    config, dataset = trained.config, trained.dataset
+    if args.iw_samples and not hasattr(trained.model, "log_weights"):
         raise UsageError(f"--iw-samples: {config['model']} has no latent distribution")
     if args.examples and not args.iw_samples:
         raise UsageError("--examples goes with --iw-samples")
-    if not args.json:
-        print(f"{config['model']} on {dataset.protocol}, {run.folder}")
-        _print_table(model, dataset, config, xp, dtype, args.iw_samples, args.examples)
+    splits = trained.rows(args.iw_samples, args.examples)
+    if args.json:
+        print(json.dumps(report.as_json(config, dataset, splits)))
         return
-    splits = {}
-    for split in ("valid", "test"):
-        estimates, baseline = _figures(model, dataset, config, split, xp, dtype, args.iw_samples,
-                                       args.examples)
-        rows = [_as_json(estimate) for estimate in estimates]
-        splits[split] = {**rows[0], "all": rows, "baseline": _as_json(baseline)}
-    print(json.dumps({"model": config["model"], "dataset": config["dataset"],
-                      "protocol": dataset.protocol, "seed": config["seed"], "splits": splits}))
+    print(f"{config['model']} on {dataset.protocol}, {trained.run.folder}")
+    report.print_table(trained.model, dataset, splits)
 
 
-def _figures(model, dataset, config, split, xp, dtype, iw_samples, examples):
-    estimates = evaluate(model, dataset, split, config["seed"], xp, dtype, iw_samples, examples)
-    return estimates, independent_pixels(dataset, split, config["seed"])
-
-
-def _as_json(estimate):
-    """An estimate's fields; a figure that is no likelihood has no nats and no bits/dim."""
-    fields = dataclasses.asdict(estimate)
-    unit = fields.pop("unit")
-    if math.isnan(fields["stderr"]):
-        fields["stderr"] = None  # of a single example; JSON knows no NaN
-    if unit != "nats":
-        fields |= {unit: fields["nats"], "nats": None, "bits_per_dim": None}
-    return fields
-
-
-def _print_table(model, dataset, config, xp, dtype, iw_samples=0, examples=None):
-    unit = model.unit.replace("_", " ")
-    print(f"{'':6}{unit:>14}{'s.e.':>8}{'bits/dim':>10}  estimator")
-    for split in ("valid", "test"):
-        estimates, baseline = _figures(model, dataset, config, split, xp, dtype, iw_samples,
-                                       examples)
-        for estimate in [*estimates, baseline]:
-            details = [f"K = {estimate.k:,}"] if estimate.k > 1 else []
-            if estimate.examples < len(dataset.split(split)):
-                details.append(f"{estimate.examples:,} images")
-            bits = f"{estimate.bits_per_dim:10.4f}" if estimate.unit == "nats" else f"{'-':>10}"
-            name = estimate.estimator + (f" ({', '.join(details)})" if details else "")
-            print(f"{split:6}{estimate.nats:14.3f}{estimate.stderr:8.3f}{bits}  {name}",
-                  flush=True)
+def compare_runs(args):
+    """`scratchgen compare RUN...`: their figures side by side, a table per data protocol."""
+    print(report.comparison([Run(folder) for folder in args.runs]))
 
 
 def sample_run(args):
     """`scratchgen sample RUN`."""
-    run, config, model, dataset, xp, dtype = _load(args)
-    if not hasattr(model, "interpolate"):
-        model.sample(args.n, None)  # refuses, and says why
-    path = Path(args.out) if args.out else run.folder / "samples.png"
-    Pictures(model, dataset, xp, dtype).samples(path, args.n, args.seed, args.mean)
+    trained = _load(args)
+    path = Path(args.out) if args.out else trained.run.folder / "samples.png"
+    if args.mean and not hasattr(trained.model, "decode"):
+        raise UsageError(f"--mean: {trained.config['model']} has no p(x|z) to take the mean of")
+    trained.pictures().samples(path, args.n, args.seed, args.mean)
     print(path)
 
 
 def reconstruct_run(args):
     """`scratchgen reconstruct RUN`."""
-    run, config, model, dataset, xp, dtype = _load(args)
-    path = Path(args.out) if args.out else run.folder / "reconstructions.png"
-    Pictures(model, dataset, xp, dtype).reconstructions(path, args.n)
+    trained = _load(args)
+    if not hasattr(trained.model, "reconstruct"):
+        raise UsageError(f"{trained.config['model']} has no codes to reconstruct from: see "
+                         "scratchgen complete")
+    path = Path(args.out) if args.out else trained.run.folder / "reconstructions.png"
+    trained.pictures().reconstructions(path, args.n)
     print(path)
+
+
+def complete_run(args):
+    """`scratchgen complete RUN`: hide a part of test images and draw it from the model."""
+    trained = _load(args)
+    if not hasattr(trained.model, "complete"):
+        raise UsageError(f"{trained.config['model']} draws no part of an image given the rest")
+    shape = trained.dataset.shape
+    hidden = occlusion(args.occlude, shape)
+    path = Path(args.out) if args.out else trained.run.folder / "completions.png"
+    exact = trained.pictures().completions(path, args.n, args.seed, hidden)
+    print(f"{path} ({'exact' if exact else 'approximate'} samples of the hidden pixels)")
+
+
+def occlusion(name, shape):
+    """What `--occlude` hides: bool (H, W), from "bottom", "right", or a .npy file of that shape."""
+    height, width = shape
+    hidden = np.zeros(shape, dtype=bool)
+    if name == "bottom":
+        hidden[height // 2:] = True
+    elif name == "right":
+        hidden[:, width // 2:] = True
+    else:
+        try:
+            hidden = np.load(name, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UsageError(f"--occlude {name}: neither bottom nor right, nor a .npy file of "
+                             f"{height}x{width} booleans ({error})") from error
+        if hidden.shape != shape or hidden.dtype != bool:
+            raise UsageError(f"--occlude {name}: {hidden.dtype} of {list(hidden.shape)}, where "
+                             f"booleans of {list(shape)} are needed, True where hidden")
+    return hidden
 
 
 # -------------------------------------------------------------------------------- the rest

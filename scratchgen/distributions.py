@@ -190,8 +190,8 @@ def bernoulli_log_prob(logits, x):
         raise ValueError("the last axes differ")
     e = xp.abs(logits)
     xp.exp(xp.negative(e, out=e), out=e)  # e**-|l|
-    terms = x * logits
-    terms -= xp.maximum(logits, 0)
+    terms = x - (logits > 0)
+    terms *= logits  # x * l - max(l, 0)
     terms -= xp.log1p(e)
     out = terms.sum(axis=-1)
     return out, (logits, x, e)
@@ -204,8 +204,8 @@ def _bernoulli_rule(g, out, saved, needed):
     g = g[..., None]
     g_logits = g_x = None
     if needed[0]:
-        # sigmoid(l) = e**min(l, 0) / (1 + e**-|l|), and e**min(l, 0) is 1 or e.
-        probability = xp.where(logits >= 0, xp.ones_like(e), e)
+        # sigmoid(l) = e**min(l, 0) / (1 + e**-|l|); e**min(l, 0) is 1 or e, and e is at most 1.
+        probability = xp.maximum(e, logits >= 0)  # several times faster than `where`
         probability /= 1 + e
         g_logits = _sum_to((x - probability) * g, logits.shape)
     if needed[1]:

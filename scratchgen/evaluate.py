@@ -111,8 +111,8 @@ def evaluate(model, dataset, split, seed, xp, dtype, iw_samples=0, examples=None
     figures = example_figures(model, dataset, split, rng, xp, dtype)
     correction = cell_correction(model, dataset)
     bound = " of dequantised data" if is_density(model, dataset) else ""
-    estimates = [_estimate(figures + correction, dataset, model.figure_name + bound, 1,
-                           model.unit)]
+    estimates = [estimate(figures + correction, dataset, model.figure_name + bound, 1,
+                          model.unit)]
     if iw_samples:
         available = len(dataset.split(split))
         chosen = dataset.subset(split, min(examples or available, available), seed=0)
@@ -122,12 +122,13 @@ def evaluate(model, dataset, split, seed, xp, dtype, iw_samples=0, examples=None
             for name, weights, rows in [("importance-weighted", model.log_weights, x),
                                         ("prior-sampled", model.prior_log_weights, naive)]:
                 logs = log_mean_weights(weights, rows, iw_samples, rng, progress)
-                estimates.append(_estimate(correction - logs, dataset, name + bound, iw_samples))
+                estimates.append(estimate(correction - logs, dataset, name + bound, iw_samples))
         estimates = [estimates[1], estimates[0], estimates[2]]
     return estimates
 
 
-def _estimate(values, dataset, estimator, k, unit="nats"):
+def estimate(values, dataset, estimator, k, unit="nats"):
+    """The Estimate whose mean is over `values`, one number per example."""
     mean = float(values.mean())
     stderr = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
     return Estimate(mean, bits_per_dim(mean, dataset.dim), stderr, estimator, k, len(values), unit)
@@ -151,7 +152,7 @@ def independent_pixels(dataset, split, seed):
     n = len(dataset.train)
     if dataset.encoding == "grey":
         error = dataset.encode(images, rng, np.float64) - dataset.pixel_means()
-        return _estimate((error ** 2).sum(axis=1), dataset, "mean image", 1, "squared_error")
+        return estimate((error ** 2).sum(axis=1), dataset, "mean image", 1, "squared_error")
     if dataset.binary:
         p = (n * dataset.pixel_means() + 1) / (n + 2)
         x = dataset.encode(images, rng, np.float64)
@@ -161,4 +162,4 @@ def independent_pixels(dataset, split, seed):
         counts = np.array([(dataset.train.images == level).sum(axis=0) for level in levels])
         log_p = np.log((counts + 1) / (n + dataset.levels))  # (levels, D)
         nats = -log_p[images, np.arange(dataset.dim)].sum(axis=1)
-    return _estimate(nats, dataset, "independent pixels", 1)
+    return estimate(nats, dataset, "independent pixels", 1)

@@ -17,15 +17,21 @@ class Pictures:
 
     def of_run(self, run, title, seed):
         """Everything that a training leaves in its run folder."""
+        folder = run.folder
         self.curves(run, title, seed)
-        self.reconstructions(run.folder / "reconstructions.png", 32)
-        if not hasattr(self.model, "interpolate"):
-            return
-        self.samples(run.folder / "samples.png", 64, seed)
-        self.samples(run.folder / "sample_means.png", 64, seed, mean=True)
-        self.interpolations(run.folder / "interpolations.png", 8, 10)
-        if self.model.latent == 2:
-            self.manifold(run.folder / "manifold.png", 20)
+        if hasattr(self.model, "reconstruct"):
+            self.reconstructions(folder / "reconstructions.png", 32)
+        if hasattr(self.model, "complete"):
+            hidden = np.zeros(self.dataset.shape, dtype=bool)
+            hidden[self.dataset.shape[0] // 2:] = True
+            self.completions(folder / "completions.png", 16, seed, hidden)
+            self.samples(folder / "samples.png", 64, seed)
+        if hasattr(self.model, "interpolate"):
+            self.samples(folder / "samples.png", 64, seed)
+            self.samples(folder / "sample_means.png", 64, seed, mean=True)
+            self.interpolations(folder / "interpolations.png", 8, 10)
+            if self.model.latent == 2:
+                self.manifold(folder / "manifold.png", 20)
 
     def curves(self, run, title, seed):
         """Training and validation figures against epochs, with the baseline as a line."""
@@ -40,9 +46,10 @@ class Pictures:
 
     def samples(self, path, n, seed, mean=False):
         """n images drawn from the model, in a square."""
-        images = self.model.sample(n, np.random.default_rng(seed), mean)
-        what = "means of p(x|z)" if mean else "samples of x"
-        self._grid(path, images, int(np.ceil(np.sqrt(n))), f"{what}, z from the prior")
+        rng = np.random.default_rng(seed)
+        images = self.model.sample(n, rng, mean=True) if mean else self.model.sample(n, rng)
+        title = "means of p(x|z), z from the prior" if mean else "samples"
+        self._grid(path, images, int(np.ceil(np.sqrt(n))), title)
 
     def reconstructions(self, path, n):
         """Test images above what the model restores from their codes."""
@@ -55,6 +62,25 @@ class Pictures:
                      _full_row(restored, start, columns)]
         self._grid(path, np.concatenate(rows), columns, "test images above their reconstructions",
                    ["data", "model"])
+
+    def completions(self, path, n, seed, hidden, draws=4):
+        """Test images, what is left of them, and how the model goes on from there.
+
+        hidden: bool (H, W). Returns whether the draws are exact conditional samples.
+        """
+        observed = ~hidden.reshape(-1)
+        x = self._test_images(n)
+        largest = self._largest()
+        grey = self.xp.asarray((hidden.reshape(-1) * 0.3 * largest).astype(self.dtype))
+        rng = np.random.default_rng(seed)
+        rows = [x, x * self.xp.asarray(observed) + grey]
+        rows += [self.model.complete(x, observed, rng) for _ in range(draws)]
+        exact = self.model.completes_exactly(observed)
+        how = "exact conditional samples" if exact else "approximate: the order does not fit"
+        self._grid(path, np.concatenate([backend.to_numpy(row) for row in rows]), len(x),
+                   f"test images, what is kept of them, completions ({how})",
+                   ["data", "kept", *["model"] * draws])
+        return exact
 
     def interpolations(self, path, n, steps):
         """Walks between the codes of pairs of test images, one per row."""
@@ -73,8 +99,12 @@ class Pictures:
         encoded = self.dataset.encode(images, np.random.default_rng(0), self.dtype)
         return self.xp.asarray(encoded)
 
+    def _largest(self):
+        """The value that is drawn darkest."""
+        return self.dataset.levels - 1 if self.dataset.encoding == "levels" else 1
+
     def _grid(self, path, images, columns, title, row_labels=None):
-        images = backend.to_numpy(images)
+        images = backend.to_numpy(images) / self._largest()
         if not self.dataset.ink:
             images = 1 - images  # plots draws large values dark
         plots.image_grid(path, images, self.dataset.shape, columns, title, row_labels)

@@ -56,7 +56,8 @@ class Trainer:
     def train(self, epochs):
         """Train up to `epochs` epochs in all; returns the best validation figure, in nats."""
         self.run.cut_metrics(self.epoch)
-        start = time.perf_counter()
+        before = [record["seconds"] for record in self.run.metrics()]
+        start = time.perf_counter() - (before[-1] if before else 0)  # of a resumed run
         # The loop looks at every loss itself: NumPy need not warn of a number that overflows.
         silence = np.errstate(over="ignore", invalid="ignore", divide="ignore")
         examples = len(self.dataset.train)
@@ -184,6 +185,7 @@ class Progress:
         self.epochs = epochs
         self.steps = math.ceil(examples / batch_size)
         self.done = done
+        self.start = time.perf_counter()
         self.bar = None
 
     def __enter__(self):
@@ -208,5 +210,6 @@ class Progress:
         if self.bar is not None:
             self.bar.set_postfix_str(line)
         elif epoch in (1, self.epochs) or epoch % math.ceil(self.epochs / 20) == 0:
-            left = record["seconds"] / (epoch - self.done) * (self.epochs - epoch)
+            elapsed = time.perf_counter() - self.start
+            left = elapsed / (epoch - self.done) * (self.epochs - epoch)
             print(f"epoch {epoch}/{self.epochs}  {line}  {left:.0f} s left", flush=True)

@@ -88,17 +88,17 @@ USAGE = [
     ("train vae --beta -1", "--beta must be at least 0, not -1.0"),
     ("train vae --beta nan", "--beta must be a finite number, not nan"),
     ("train vae --likelihood gaussian --binarize fixed",
-     "--binarize fixed does not go with --likelihood gaussian, which needs dequantized pixels"),
+     "--binarize fixed does not go with the other options: this model needs dequantized pixels"),
     ("train autoencoder --binarize threshold",
-     "--binarize threshold does not go with --likelihood mse, which needs grey pixels"),
+     "--binarize threshold does not go with the other options: this model needs grey pixels"),
     ("train vae --binarize none",
      "--binarize none: digits has 17 grey levels: choose threshold, fixed or dynamic"),
     ("train vae --dataset frey-face",
-     r"--likelihood bernoulli needs binary pixels, frey-face \(dequantized\) has none: give "
+     r"this model needs binary pixels, frey-face \(dequantized\) has none: give "
      "--binarize threshold, fixed or dynamic"),
     ("train vae --dataset binarized-mnist --likelihood gaussian",
-     "binarized-mnist was published as zeros and ones, it has no grey levels: choose --likelihood "
-     "bernoulli and leave --binarize out"),
+     "binarized-mnist was published as zeros and ones, it has no grey levels: choose a model "
+     "of binary pixels and leave --binarize out"),
     ("train vae --dataset binarized-mnist --binarize dynamic",
      "binarized-mnist was published as zeros and ones"),
     ("evaluate", "the following arguments are required: RUN"),

@@ -149,18 +149,21 @@ def test_from_training_to_pictures(tmp_path, capsys, monkeypatch, name):
                     r"seed 0, numpy$", lines[0])
     assert re.match(rf"epoch 1/2  train {unit} -?\d+\.\d\d  valid {unit} -?\d+\.\d\d  ", lines[1])
     assert re.match(r"trained epochs 1 to 2 in \d+ s; best on validation: epoch [12]$", lines[3])
-    assert [line.split()[0] for line in lines[5:9]] == ["valid", "valid", "test", "test"]
-    assert lines[-1] == ("in run: config.json, metrics.jsonl, checkpoint.npz, "
+    # The model and its baselines: a mixture where pixels are binary, a floor where drawn.
+    rows = {"threshold": 3, "dynamic": 4}.get(re.search(r"\((\w+)\)", lines[0])[1], 2)
+    figures = lines[4:5 + 2 * rows]
+    assert [line.split()[0] for line in figures[1:]] == ["valid"] * rows + ["test"] * rows
+    assert lines[-1] == ("in run: config.json, metrics.jsonl, checkpoint.npz, figures.json, "
                          + ", ".join(pictures))
     assert sorted(path.name for path in Path("run").iterdir()) == sorted(
-        ["config.json", "metrics.jsonl", "checkpoint.npz", *pictures])
+        ["config.json", "metrics.jsonl", "checkpoint.npz", "figures.json", *pictures])
     for picture in pictures:
         assert_picture(Path("run") / picture)
 
     assert cli.main(["evaluate", "run"]) == 0
     evaluated = capsys.readouterr().out.splitlines()
     assert evaluated[0] == lines[0].partition(":")[0] + ", run"
-    assert evaluated[1:] == lines[4:9]  # the figures that training ended with
+    assert evaluated[1:] == figures  # the figures that training ended with
 
     for command in ("sample", "reconstruct")[model == "autoencoder":]:
         assert cli.main([command, "run", "-n", "7", "--out", f"{command}.png"]) == 0
@@ -237,15 +240,18 @@ def test_evaluate_as_json(runs, capsys):
     assert list(result["splits"]) == ["valid", "test"]
     for split, examples in [("valid", 350), ("test", 447)]:
         figures = result["splits"][split]
-        assert list(figures) == [*KEYS, "all", "baseline"]
+        assert list(figures) == [*KEYS, "all", "baselines"]
         assert figures["estimator"] == "-ELBO"
         assert (figures["k"], figures["examples"]) == (1, examples)
         assert figures["bits_per_dim"] == pytest.approx(figures["nats"] / 64 / math.log(2))
         assert 0 < figures["stderr"] < 1
         assert [list(row) for row in figures["all"]] == [KEYS]
-        assert figures["baseline"]["estimator"] == "independent pixels"
-        assert figures["baseline"]["examples"] == examples
-    assert result["splits"]["test"]["baseline"]["nats"] == pytest.approx(24.9, abs=0.05)
+        assert [row["estimator"] for row in figures["baselines"]] == ["mixture of 10",
+                                                                      "independent pixels"]
+        assert {row["examples"] for row in figures["baselines"]} == {examples}
+    mixture, independent = [row["nats"] for row in result["splits"]["test"]["baselines"]]
+    assert independent == pytest.approx(24.9, abs=0.05)
+    assert 19 < mixture < 20.5
 
 
 def test_evaluate_with_importance_weights(runs, capsys):
@@ -273,7 +279,7 @@ def test_evaluate_what_is_no_likelihood(runs, capsys):
     figures = strictly(capsys.readouterr().out)["splits"]["test"]
     assert figures["nats"] is None and figures["bits_per_dim"] is None
     assert figures["squared_error"] > 0
-    assert figures["baseline"]["estimator"] == "mean image"
+    assert [row["estimator"] for row in figures["baselines"]] == ["mean image"]
 
 
 def test_the_table_says_the_same_as_the_json(runs, capsys):
@@ -283,8 +289,8 @@ def test_the_table_says_the_same_as_the_json(runs, capsys):
     assert cli.main(["evaluate", *options, "--json"]) == 0
     splits = strictly(capsys.readouterr().out)["splits"]
     expected = [(split, row) for split, figures in splits.items()
-                for row in [*figures["all"], figures["baseline"]]]
-    assert len(rows) == len(expected) == 8
+                for row in [*figures["all"], *figures["baselines"]]]
+    assert len(rows) == len(expected) == 10
     for line, (split, row) in zip(rows, expected):
         words = line.split()
         assert words[0] == split

@@ -25,7 +25,7 @@ class AutoregressiveModel(LikelihoodModel):
     be fast, its own `fill`.
     """
 
-    figure_name = "negative log-likelihood"
+    figure_name = "exact"
 
     def __init__(self, dim, levels=2):
         if levels < 2:

@@ -28,7 +28,7 @@ class LikelihoodModel(Module):
     """
 
     unit = "nats"
-    figure_name = "negative log-likelihood"
+    figure_name = "exact"
 
     def loss(self, x, rng):
         """The mean over the batch of -objective."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -22,6 +23,15 @@ def train_both(folder):
         for model in ("vae", "autoencoder"):
             assert cli.main(["train", model, *TINY, "--out", str(folder / model)]) == 0
     return folder
+
+
+def assert_picture(path):
+    """A PNG of a sensible size with something on it."""
+    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    picture = matplotlib.image.imread(path)
+    height, width = picture.shape[:2]
+    assert 100 <= height <= 4000 and 700 <= width <= 2000
+    assert picture[:, :, :3].std() > 0.03
 
 
 def change_checkpoint(folder, change):

@@ -10,12 +10,11 @@ import sys
 import termios
 from pathlib import Path
 
-import matplotlib.image
 import numpy as np
 import pytest
 
 import scratchgen
-from command_helpers import ROOT, TINY, process, train_both
+from command_helpers import ROOT, TINY, assert_picture, process, train_both
 from scratchgen import catalog, cli, commands
 from scratchgen.datasets.sources import REGISTRY
 
@@ -42,19 +41,11 @@ def runs(tmp_path_factory):
     return train_both(tmp_path_factory.mktemp("runs"))
 
 
-def assert_picture(path):
-    """A PNG of a sensible size with something on it."""
-    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    picture = matplotlib.image.imread(path)
-    height, width = picture.shape[:2]
-    assert 100 <= height <= 4000 and 700 <= width <= 2000
-    assert picture[:, :, :3].std() > 0.03
-
-
 # ------------------------------------------------------------------------------------ help
 
 COMMANDS = [["train", name] for name in catalog.MODELS] + [
-    ["evaluate"], ["sample"], ["reconstruct"], ["datasets"], ["gradcheck"]]
+    ["evaluate"], ["sample"], ["reconstruct"], ["complete"], ["compare"], ["datasets"],
+    ["gradcheck"]]
 
 
 def help_of(words, capsys):

@@ -1,0 +1,115 @@
+"""`train`, `complete` and `compare` with the chain-rule models, and what they refuse."""
+
+import json
+
+import numpy as np
+import pytest
+from command_helpers import assert_picture
+
+from scratchgen import cli, plots
+
+CHAIN = {"belief-net": [], "nade": ["--hidden", "5"],
+         "made": ["--hidden", "7", "--masks", "2", "--order", "random"]}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of one epoch of every model, binary and with 17 levels, and of a VAE."""
+    folder = tmp_path_factory.mktemp("runs")
+    for model, options in CHAIN.items():
+        for levels in ("2", "17"):
+            assert cli.main(["train", model, *options, "--levels", levels, "--epochs", "1",
+                             "--out", str(folder / f"{model}-{levels}")]) == 0
+    assert cli.main(["train", "vae", "--hidden", "4", "--epochs", "1",
+                     "--out", str(folder / "vae")]) == 0
+    assert cli.main(["train", "autoencoder", "--hidden", "4", "--epochs", "1",
+                     "--out", str(folder / "autoencoder")]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("levels", ["2", "17"])
+@pytest.mark.parametrize("model", CHAIN)
+def test_a_run_leaves_exact_figures_and_pictures(runs, model, levels):
+    folder = runs / f"{model}-{levels}"
+    figures = json.loads((folder / "figures.json").read_text())
+    assert figures["protocol"] == ("digits (threshold)" if levels == "2" else "digits (17 levels)")
+    for split in figures["splits"].values():
+        assert split["estimator"] == "exact"
+        assert [row["estimator"] for row in split["baselines"]] == ["mixture of 10",
+                                                                    "independent pixels"]
+    assert figures["sample_ms"] > 0
+    for name in ("samples", "completions", "curves"):
+        assert_picture(folder / f"{name}.png")
+
+
+def test_completions_show_the_kept_pixels(runs, tmp_path, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(plots, "image_grid", lambda path, images, *rest: drawn.append(images))
+    hidden = np.zeros((8, 8), dtype=bool)
+    hidden[2:, 3] = True
+    np.save(tmp_path / "hidden.npy", hidden)
+    run = str(runs / "nade-17")
+    assert cli.main(["complete", run, "--occlude", str(tmp_path / "hidden.npy"), "-n", "5"]) == 0
+    assert "approximate" in capsys.readouterr().out
+    images = drawn[0].reshape(6, 5, 8, 8)
+    for row in images[2:]:
+        np.testing.assert_array_equal(row[:, ~hidden], images[0][:, ~hidden])
+    assert (images[1][:, hidden] == images[1][0, 2, 3]).all()
+    assert cli.main(["complete", run, "--occlude", "bottom", "-n", "5"]) == 0
+    assert "exact" in capsys.readouterr().out
+    assert cli.main(["complete", run, "--occlude", "right", "-n", "5"]) == 0
+    assert "approximate" in capsys.readouterr().out
+
+
+def test_compare_sorts_and_keeps_protocols_and_bounds_apart(runs, capsys):
+    names = ["nade-17", "vae", "belief-net-2", "made-17", "autoencoder"]
+    assert cli.main(["compare", *[str(runs / name) for name in names]]) == 0
+    blocks = capsys.readouterr().out.strip().split("\n\n")
+    assert [block.splitlines()[0].partition(",")[0] for block in blocks] == [
+        "digits (17 levels)", "digits (grey)", "digits (threshold)"]
+    header = blocks[0].splitlines()[1]
+    for block in blocks:
+        rows = block.splitlines()[2:]
+        nats = [float(row.split()[0]) for row in rows if "no likelihood" not in row]
+        assert nats == sorted(nats)
+        for row in rows:
+            if "autoencoder" in row:
+                assert "no likelihood" in row
+                continue
+            ends_at = len(row) - len(row.lstrip()) + len(row.split()[0])
+            column = "bound" if "vae" in row else "exact"
+            assert ends_at == header.index(column) + len(column)
+
+
+@pytest.mark.parametrize("words, code, complaint", [
+    ("train nade --levels 3", 2, "--levels 3: digits has 17 levels, choose 2 or 17"),
+    ("train nade --levels 1", 2, "--levels must be at least 2"),
+    ("train made --order spiral", 2, "--order spiral: choose one of natural, random"),
+    ("train made --masks 0", 2, "--masks must be at least 1"),
+    ("train belief-net --levels 17 --binarize fixed", 2, "this model needs levels pixels"),
+    ("complete {vae}", 2, "vae draws no part of an image given the rest"),
+    ("complete {nade-2} --occlude left", 2, "neither bottom nor right, nor a .npy file of 8x8"),
+    ("complete {nade-2} --occlude {wrong}", 2, "bool of [3, 8], where booleans of [8, 8]"),
+    ("complete {nade-2} --occlude {floats}", 2, "float64 of [8, 8], where booleans of [8, 8]"),
+    ("reconstruct {nade-2}", 2, "nade has no codes to reconstruct from"),
+    ("sample {nade-2} --mean", 2, "nade has no p(x|z) to take the mean of"),
+    ("evaluate {nade-2} --iw-samples 3", 2, "nade has no latent distribution"),
+    ("compare {nothing}", 1, "has no figures.json"),
+    ("compare {broken}", 1, "cannot be read"),
+])
+def test_bad_input(runs, tmp_path, capsys, monkeypatch, words, code, complaint):
+    monkeypatch.chdir(tmp_path)
+    np.save(tmp_path / "wrong.npy", np.zeros((3, 8), dtype=bool))
+    np.save(tmp_path / "floats.npy", np.zeros((8, 8)))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "figures.json").write_text('{"protocol": "digits (grey)"')
+    places = {"wrong": tmp_path / "wrong.npy", "floats": tmp_path / "floats.npy",
+              "nothing": tmp_path, "broken": tmp_path / "broken"}
+    for name in ("vae", "nade-2"):
+        places[name] = runs / name
+    capsys.readouterr()
+    assert cli.main(words.format(**places).split()) == code
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert complaint in err
+    assert not (tmp_path / "runs").exists()

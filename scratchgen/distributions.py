@@ -190,7 +190,7 @@ def bernoulli_log_prob(logits, x):
         raise ValueError("the last axes differ")
     e = xp.abs(logits)
     xp.exp(xp.negative(e, out=e), out=e)  # e**-|l|
-    terms = x - (logits > 0)
+    terms = xp.subtract(x, logits > 0, dtype=logits.dtype)
     terms *= logits  # x * l - max(l, 0)
     terms -= xp.log1p(e)
     out = terms.sum(axis=-1)

@@ -18,6 +18,7 @@ from scratchgen.models.belief_net import BeliefNet
 from scratchgen.models.coders import DECODER_STDS
 from scratchgen.models.made import MADE, ORDERS
 from scratchgen.models.nade import NADE
+from scratchgen.models.pixelcnn import PixelCNN
 from scratchgen.models.vae import POSTERIORS, VAE
 from scratchgen.nn import ACTIVATIONS
 from scratchgen.optim import OPTIMIZERS
@@ -125,6 +126,14 @@ def _levels_encoding(config):
     return "levels"
 
 
+def _pixel_options(layers, width, first_kernel):
+    return [Option("layers", int, layers, "layers after the first convolution", least=1,
+                   most=1000),
+            Option("width", int, width, "h, the maps inside a layer", least=1, most=10 ** 5),
+            Option("first-kernel", int, first_kernel, "size of the first convolution, odd",
+                   least=3, most=99)]
+
+
 MODELS = {
     "vae": Entry(
         "the variational autoencoder (Kingma & Welling 2014)",
@@ -168,6 +177,14 @@ MODELS = {
         lambda config, dataset, rng: MADE(dataset.dim, rng, config["hidden"], config["levels"],
                                           config["masks"], config["order"]),
         _levels_encoding, {"batch-size": 20, "epochs": 150}),
+    "pixelcnn": Entry(
+        "PixelCNN (van den Oord et al. 2016)",
+        [_LEVELS, *_pixel_options(layers=3, width=32, first_kernel=5),
+         Option("gated", bool, False, "two stacks of gated layers: no blind spot")],
+        lambda config, dataset, rng: PixelCNN(
+            dataset.shape, rng, config["levels"], layers=config["layers"],
+            width=config["width"], first_kernel=config["first_kernel"], gated=config["gated"]),
+        _levels_encoding, {"batch-size": 20, "epochs": 60}),
 }
 
 

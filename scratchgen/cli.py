@@ -158,6 +158,10 @@ def _add_option(parser, option):
     default = option.default
     if option.several:
         default = " ".join(str(item) for item in default)
+    if option.kind is bool:
+        parser.add_argument(f"--{option.name}", action="store_true", default=argparse.SUPPRESS,
+                            help=option.help)
+        return
     shown = "" if default is None else f" (default: {default})"
     parser.add_argument(f"--{option.name}", type=option.kind, default=argparse.SUPPRESS,
                         nargs="*" if option.several else None,

@@ -22,6 +22,7 @@ from scratchgen.models.belief_net import BeliefNet
 from scratchgen.models.coders import DECODER_STDS
 from scratchgen.models.made import MADE
 from scratchgen.models.nade import NADE
+from scratchgen.models.pixelcnn import PixelCNN
 from scratchgen.models.vae import VAE
 from scratchgen.tensor import Tensor, grad
 
@@ -206,7 +207,11 @@ def _layers(point):
     for name, layer, shape in [
             ("Linear", nn.Linear(3, 4, point.rng), (2, 5, 3)),
             ("Sequential", nn.Sequential(nn.Linear(3, 4, point.rng), ops.softplus), (2, 3)),
-            ("mlp", nn.mlp([3, 5, 4], point.rng), (2, 3))]:
+            ("mlp", nn.mlp([3, 5, 4], point.rng), (2, 3)),
+            ("Conv2d", nn.Conv2d(3, 4, 2, point.rng, stride=2, padding=1), (2, 3, 4, 5)),
+            ("ConvTranspose2d", nn.ConvTranspose2d(3, 4, 2, point.rng, stride=2), (2, 3, 3, 2)),
+            ("MaskedConv2d", nn.MaskedConv2d(4, 5, 3, point.rng, colours=3), (2, 3, 4, 4))]:
+        layer.to(point.xp)
         yield Case("layer", name, functional(layer, layer),
                    (*point.near(layer.parameters()), point(*shape)))
 
@@ -280,6 +285,10 @@ def _objectives(point):
         for model in [BeliefNet(6, levels), NADE(6, point.rng, 7, levels),
                       MADE(6, point.rng, (7, 8), levels, masks=3, order="random")]:
             yield _exact_objective(point, f"{type(model).__name__} {levels} levels", model)
+    small = {"channels": 3, "layers": 1, "width": 3, "first_kernel": 3, "head": 3}
+    for gated in [False, True]:
+        yield _exact_objective(point, f"PixelCNN {'gated' if gated else 'residual'}, 3 colours",
+                               PixelCNN((2, 3), point.rng, 3, gated=gated, **small))
 
 
 def _objective(point, name, model_class, **options):
@@ -293,8 +302,10 @@ def _objective(point, name, model_class, **options):
 
 def _exact_objective(point, name, model):
     """log p(x) of a chain-rule model in all parameters, at images of whole levels."""
-    images = point.rng.integers(0, model.levels, (5, model.dim)).astype(np.float32)
-    images = point.xp.asarray(images)
+    images = point.xp.asarray(point.rng.integers(0, model.levels, (5, model.dim)))
     model.to(point.xp)
-    return Case("objective", name, functional(model, lambda: model.log_prob(images)),
+
+    def log_prob():
+        return model.log_prob(images.astype(model.parameters()[0].dtype))
+    return Case("objective", name, functional(model, log_prob),
                 tuple(point.near(model.parameters())))

@@ -5,11 +5,15 @@ gradcheck.py). Sizes differ from each other where they can, so that a wrong axis
 test fails for an op that has no entry here.
 """
 
+from functools import partial
+
 import numpy as np
 
 from scratchgen import ops
+from scratchgen.conv import conv2d, conv2d_weight, conv_transpose2d
 from scratchgen.distributions import bernoulli_log_prob, categorical_log_prob
 from scratchgen.models.nade import nade_logits
+from scratchgen.nn.masked import Section, masked_convs, taps
 
 
 def entries(point):
@@ -17,7 +21,7 @@ def entries(point):
     for name, variant, function, *arrays in _curved(point):
         yield name, variant, function, arrays, _ORDER.get(name, 2)
     for name, variant, function, *arrays in [*_piecewise(point), *_reductions(point),
-                                             *_rearranging(point)]:
+                                             *_rearranging(point), *_convolutions(point)]:
         yield name, variant, _squared(function), arrays, 2
 
 
@@ -26,6 +30,10 @@ def fused_entries(point):
     yield bernoulli_log_prob, [point(2, 3, 5), point.fractions(3, 5)], {}
     yield categorical_log_prob, [point(2, 3, 5)], {"x": np.array([[2, 0, 2], [1, 4, 3]])}
     yield nade_logits, [point(3, 5), point(5, 7), point(7), point(5, 2, 7), point(5, 2)], {}
+    plan = (Section((taps(3, "A"),), relu=False),
+            Section((taps(1, "B"), taps(3, "B"), taps(1, "B")), residual=True))
+    shapes = [(2, 3, 4, 1), (4, 1, 5), (5,), (1, 5, 2), (2,), (5, 2, 2), (2,), (1, 2, 5), (5,)]
+    yield masked_convs, [point(*shape) for shape in shapes], {"plan": plan}
 
 
 _ORDER = dict.fromkeys(["exp", "expm1", "log", "log1p", "sqrt", "tanh", "sigmoid", "softplus",
@@ -90,6 +98,19 @@ def _reductions(point):
             yield (name, f"axis {axis}", lambda x, f=getattr(ops, name), axis=axis,
                    keepdims=keepdims: f(x, axis=axis, keepdims=keepdims), point(2, 3, 4))
     yield "cumsum", "", lambda x: ops.cumsum(x, axis=-2), point(2, 3, 4)
+
+
+def _convolutions(point):
+    """The three convolutions; a stride, a padding and sizes that leave something over."""
+    for variant, kernel, static in [("plain", (2, 3), {}),
+                                    ("strided", (3, 2), {"stride": (2, 3), "padding": (1, 2)})]:
+        x, weight = point(2, 3, 6, 7), point(4, 3, *kernel)
+        size = conv2d(x, weight, **static).shape[2:]
+        yield "conv2d", variant, partial(conv2d, **static), x, weight
+        yield ("conv_transpose2d", variant, partial(conv_transpose2d, **static),
+               point(2, 4, *size), weight)
+        yield ("conv2d_weight", variant, partial(conv2d_weight, kernel=kernel, **static),
+               x, point(2, 4, *size))
 
 
 def _rearranging(point):

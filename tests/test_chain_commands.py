@@ -9,7 +9,8 @@ from command_helpers import assert_picture
 from scratchgen import cli, plots
 
 CHAIN = {"belief-net": [], "nade": ["--hidden", "5"],
-         "made": ["--hidden", "7", "--masks", "2", "--order", "random"]}
+         "made": ["--hidden", "7", "--masks", "2", "--order", "random"],
+         "pixelcnn": ["--layers", "1", "--width", "4", "--first-kernel", "3", "--gated"]}
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,8 @@ def test_compare_sorts_and_keeps_protocols_and_bounds_apart(runs, capsys):
     ("train nade --levels 1", 2, "--levels must be at least 2"),
     ("train made --order spiral", 2, "--order spiral: choose one of natural, random"),
     ("train made --masks 0", 2, "--masks must be at least 1"),
+    ("train pixelcnn --first-kernel 4", 2, "its size must be odd, not 4"),
+    ("train pixelcnn --layers 0", 2, "--layers must be at least 1"),
     ("train belief-net --levels 17 --binarize fixed", 2, "this model needs levels pixels"),
     ("complete {vae}", 2, "vae draws no part of an image given the rest"),
     ("complete {nade-2} --occlude left", 2, "neither bottom nor right, nor a .npy file of 8x8"),

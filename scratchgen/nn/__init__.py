@@ -1,7 +1,10 @@
 """Floor 3: layers. Modules hold Tensors; layers are modules with a forward."""
 
 from scratchgen.nn import init
+from scratchgen.nn.conv import Conv2d, ConvTranspose2d
 from scratchgen.nn.linear import ACTIVATIONS, Linear, mlp
+from scratchgen.nn.masked import MaskedConv2d
 from scratchgen.nn.module import Module, Sequential
 
-__all__ = ["ACTIVATIONS", "Linear", "Module", "Sequential", "init", "mlp"]
+__all__ = ["ACTIVATIONS", "Conv2d", "ConvTranspose2d", "Linear", "MaskedConv2d", "Module",
+           "Sequential", "init", "mlp"]

@@ -203,6 +203,8 @@ def test_images_of_another_size_are_refused():
         random_model("nade", 9, 2).log_prob(np.zeros((1, 8)))
 
 
-def test_levels_outside_the_models_are_refused():
-    with pytest.raises(ValueError, match="outside"):
-        random_model("nade", 4, 3).log_prob(np.full((1, 4), 3.0))
+@pytest.mark.parametrize("levels, value, complaint", [(3, 3.0, "outside"), (2, 2.0, "0 or 1"),
+                                                      (2, 0.5, "0 or 1"), (3, -1.0, "outside")])
+def test_levels_outside_the_models_are_refused(levels, value, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        random_model("nade", 4, levels).log_prob(np.full((1, 4), value))

@@ -42,6 +42,8 @@ class AutoregressiveModel(LikelihoodModel):
         """log p(x) in nats, (N, D) -> (N,), a Tensor."""
         if x.shape[-1] != self.dim:
             raise ValueError(f"images of {x.shape[-1]} numbers, this model knows {self.dim}")
+        if self.levels == 2 and not ((x == 0) | (x == 1)).all().item():
+            raise ValueError("pixels must be 0 or 1")  # more levels are checked by their op
         return self.log_prob_of(x, self.logits(x))
 
     def log_prob_of(self, x, logits):

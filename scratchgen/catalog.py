@@ -19,6 +19,7 @@ from scratchgen.models.coders import DECODER_STDS
 from scratchgen.models.made import MADE, ORDERS
 from scratchgen.models.nade import NADE
 from scratchgen.models.pixelcnn import PixelCNN
+from scratchgen.models.pixelrnn import VARIANTS, PixelRNN
 from scratchgen.models.vae import POSTERIORS, VAE
 from scratchgen.nn import ACTIVATIONS
 from scratchgen.optim import OPTIMIZERS
@@ -185,6 +186,14 @@ MODELS = {
             dataset.shape, rng, config["levels"], layers=config["layers"],
             width=config["width"], first_kernel=config["first_kernel"], gated=config["gated"]),
         _levels_encoding, {"batch-size": 20, "epochs": 60}),
+    "pixelrnn": Entry(
+        "PixelRNN, with Row LSTMs or Diagonal BiLSTMs (van den Oord et al. 2016)",
+        [_LEVELS, Option("variant", str, "row", "which two-dimensional LSTM", tuple(VARIANTS)),
+         *_pixel_options(layers=2, width=16, first_kernel=7)],
+        lambda config, dataset, rng: PixelRNN(
+            dataset.shape, rng, config["variant"], config["levels"], layers=config["layers"],
+            width=config["width"], first_kernel=config["first_kernel"]),
+        _levels_encoding, {"batch-size": 20, "epochs": 60, "lr": 2e-3}),
 }
 
 

@@ -23,6 +23,7 @@ from scratchgen.models.coders import DECODER_STDS
 from scratchgen.models.made import MADE
 from scratchgen.models.nade import NADE
 from scratchgen.models.pixelcnn import PixelCNN
+from scratchgen.models.pixelrnn import VARIANTS, PixelRNN
 from scratchgen.models.vae import VAE
 from scratchgen.tensor import Tensor, grad
 
@@ -210,10 +211,16 @@ def _layers(point):
             ("mlp", nn.mlp([3, 5, 4], point.rng), (2, 3)),
             ("Conv2d", nn.Conv2d(3, 4, 2, point.rng, stride=2, padding=1), (2, 3, 4, 5)),
             ("ConvTranspose2d", nn.ConvTranspose2d(3, 4, 2, point.rng, stride=2), (2, 3, 3, 2)),
-            ("MaskedConv2d", nn.MaskedConv2d(4, 5, 3, point.rng, colours=3), (2, 3, 4, 4))]:
+            ("MaskedConv2d", nn.MaskedConv2d(4, 5, 3, point.rng, colours=3), (2, 3, 4, 4)),
+            ("RowLSTM", nn.RowLSTM(3, 2, point.rng), (3, 5, 4, 2)),
+            ("DiagonalBiLSTM", nn.DiagonalBiLSTM(3, 2, point.rng), (3, 5, 4, 2))]:
         layer.to(point.xp)
         yield Case("layer", name, functional(layer, layer),
                    (*point.near(layer.parameters()), point(*shape)))
+    stacked = nn.LSTM(3, 2, point.rng, layers=2, bidirectional=True, learned_initial_state=True)
+    stacked.to(point.xp)
+    yield Case("layer", "LSTM", functional(stacked, lambda x: stacked(x, lengths=[4, 2])[0]),
+               (*point.near(stacked.parameters()), point(4, 2, 3)))
 
 
 # ---------------------------------------------------------------------------- likelihoods
@@ -289,6 +296,9 @@ def _objectives(point):
     for gated in [False, True]:
         yield _exact_objective(point, f"PixelCNN {'gated' if gated else 'residual'}, 3 colours",
                                PixelCNN((2, 3), point.rng, 3, gated=gated, **small))
+    for variant in VARIANTS:
+        yield _exact_objective(point, f"PixelRNN {variant}, 3 colours",
+                               PixelRNN((2, 3), point.rng, variant, 3, **small))
 
 
 def _objective(point, name, model_class, **options):

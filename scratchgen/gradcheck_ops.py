@@ -14,6 +14,8 @@ from scratchgen.conv import conv2d, conv2d_weight, conv_transpose2d
 from scratchgen.distributions import bernoulli_log_prob, categorical_log_prob
 from scratchgen.models.nade import nade_logits
 from scratchgen.nn.masked import Section, masked_convs, taps
+from scratchgen.nn.pixel_recurrent import diagonal_bilstm, row_lstm
+from scratchgen.nn.recurrent import lstm
 
 
 def entries(point):
@@ -34,6 +36,11 @@ def fused_entries(point):
             Section((taps(1, "B"), taps(3, "B"), taps(1, "B")), residual=True))
     shapes = [(2, 3, 4, 1), (4, 1, 5), (5,), (1, 5, 2), (2,), (5, 2, 2), (2,), (1, 2, 5), (5,)]
     yield masked_convs, [point(*shape) for shape in shapes], {"plan": plan}
+    yield lstm, [point(*shape) for shape in
+                 [(4, 3, 2), (3, 5), (3, 5), (20, 2), (20, 5), (20,)]], {}
+    yield row_lstm, [point(*shape) for shape in [(5, 3, 4, 2), (2, 5, 8), (3, 2, 8), (8,)]], {}
+    yield diagonal_bilstm, [point(*shape) for shape in
+                            [(5, 3, 4, 2), (2, 5, 8), (2, 2, 2, 8), (2, 8)]], {}
 
 
 _ORDER = dict.fromkeys(["exp", "expm1", "log", "log1p", "sqrt", "tanh", "sigmoid", "softplus",

@@ -154,7 +154,8 @@ def test_contenders_that_disagree_are_not_measured(benchmarks):
 
 
 @pytest.mark.parametrize("arguments, code, message", [
-    (["nonesuch"], 2, "unknown benchmark 'nonesuch': choose from engine, vae, pixelcnn, sampling, import"),
+    (["nonesuch"], 2,
+     "unknown benchmark 'nonesuch': choose from engine, vae, pixelcnn, sampling, import"),
     (["--repeats", "0"], 2, "must be a whole number from 1, not '0'"),
     (["--json", "no/such/folder/x.json"], 2, "there is no folder no/such/folder"),
     (["--backend", "torch"], 2, "invalid choice: 'torch'")])

@@ -10,6 +10,8 @@ from scratchgen import cli, plots
 
 CHAIN = {"belief-net": [], "nade": ["--hidden", "5"],
          "made": ["--hidden", "7", "--masks", "2", "--order", "random"],
+         "pixelrnn": ["--layers", "1", "--width", "4", "--first-kernel", "3", "--variant",
+                      "diagonal"],
          "pixelcnn": ["--layers", "1", "--width", "4", "--first-kernel", "3", "--gated"]}
 
 
@@ -88,6 +90,7 @@ def test_compare_sorts_and_keeps_protocols_and_bounds_apart(runs, capsys):
     ("train made --order spiral", 2, "--order spiral: choose one of natural, random"),
     ("train made --masks 0", 2, "--masks must be at least 1"),
     ("train pixelcnn --first-kernel 4", 2, "its size must be odd, not 4"),
+    ("train pixelrnn --variant column", 2, "--variant column: choose one of row, diagonal"),
     ("train pixelcnn --layers 0", 2, "--layers must be at least 1"),
     ("train belief-net --levels 17 --binarize fixed", 2, "this model needs levels pixels"),
     ("complete {vae}", 2, "vae draws no part of an image given the rest"),

@@ -5,6 +5,8 @@ from scratchgen.nn.conv import Conv2d, ConvTranspose2d
 from scratchgen.nn.linear import ACTIVATIONS, Linear, mlp
 from scratchgen.nn.masked import MaskedConv2d
 from scratchgen.nn.module import Module, Sequential
+from scratchgen.nn.pixel_recurrent import DiagonalBiLSTM, RowLSTM
+from scratchgen.nn.recurrent import LSTM
 
-__all__ = ["ACTIVATIONS", "Conv2d", "ConvTranspose2d", "Linear", "MaskedConv2d", "Module",
-           "Sequential", "init", "mlp"]
+__all__ = ["ACTIVATIONS", "Conv2d", "ConvTranspose2d", "DiagonalBiLSTM", "LSTM", "Linear",
+           "MaskedConv2d", "Module", "RowLSTM", "Sequential", "init", "mlp"]

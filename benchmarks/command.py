@@ -5,12 +5,12 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import engine, imports, pixelcnn, report, sampling, vae
+from benchmarks import engine, imports, lstm, pixelcnn, pixelrnn, report, sampling, vae
 from benchmarks.runner import REST, Disagreement, run
 from scratchgen import backend
 
 BENCHMARKS = {"engine": engine, "vae": vae, "pixelcnn": pixelcnn, "sampling": sampling,
-              "import": imports}
+              "lstm": lstm, **pixelrnn.BENCHMARKS, "import": imports}
 TINY_REPEATS = 1
 
 

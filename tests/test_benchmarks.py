@@ -31,13 +31,16 @@ def run_command(*arguments, **environment):
                           env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
 
 
+NAMES = ["engine", "vae", "pixelcnn", "sampling", "lstm", "row-lstm-16", "row-lstm-32",
+         "diagonal-bilstm-16", "diagonal-bilstm-32", "row-sampling", "diagonal-sampling", "import"]
+
+
 def test_a_tiny_pass_of_every_benchmark(tmp_path):
     done = run_command("--tiny", "--json", f"{tmp_path}/all.json", "--plot", f"{tmp_path}/all.png")
     assert done.returncode == 0, done.stderr
     assert "OPENBLAS_NUM_THREADS=" in done.stdout
     figures = json.loads((tmp_path / "all.json").read_text())
-    assert [b["name"] for b in figures["benchmarks"]] == ["engine", "vae", "pixelcnn", "sampling",
-                                                          "import"]
+    assert [b["name"] for b in figures["benchmarks"]] == NAMES
     for benchmark in figures["benchmarks"]:
         assert f"\n{benchmark['name']}: " in done.stdout
         assert benchmark["calibration"]["median"] > 0
@@ -155,7 +158,7 @@ def test_contenders_that_disagree_are_not_measured(benchmarks):
 
 @pytest.mark.parametrize("arguments, code, message", [
     (["nonesuch"], 2,
-     "unknown benchmark 'nonesuch': choose from engine, vae, pixelcnn, sampling, import"),
+     f"unknown benchmark 'nonesuch': choose from {', '.join(NAMES)}"),
     (["--repeats", "0"], 2, "must be a whole number from 1, not '0'"),
     (["--json", "no/such/folder/x.json"], 2, "there is no folder no/such/folder"),
     (["--backend", "torch"], 2, "invalid choice: 'torch'")])

@@ -348,9 +348,9 @@ def test_training_on_a_terminal_shows_the_time_left(tmp_path):
 
 
 def test_weighting_on_a_terminal_shows_the_time_left(runs):
-    shown = on_a_terminal("evaluate", str(runs / "vae"), "--iw-samples", "300")
-    assert re.search(r"valid, K = 300: +\d+%\|.*<\d\d:\d\d, .*sample", shown)
-    assert "test, K = 300: " in shown
+    shown = on_a_terminal("evaluate", str(runs / "vae"), "--iw-samples", "3000")  # long enough for a bar to move
+    assert re.search(r"valid, K = 3000: +\d+%\|.*<\d\d:\d\d, .*sample", shown)
+    assert "test, K = 3000: " in shown
 
 
 def test_plain_lines_where_there_is_no_terminal(runs, tmp_path):

@@ -348,7 +348,8 @@ def test_training_on_a_terminal_shows_the_time_left(tmp_path):
 
 
 def test_weighting_on_a_terminal_shows_the_time_left(runs):
-    shown = on_a_terminal("evaluate", str(runs / "vae"), "--iw-samples", "3000")  # long enough for a bar to move
+    # Enough samples that the bar moves before they are done.
+    shown = on_a_terminal("evaluate", str(runs / "vae"), "--iw-samples", "3000")
     assert re.search(r"valid, K = 3000: +\d+%\|.*<\d\d:\d\d, .*sample", shown)
     assert "test, K = 3000: " in shown
 

@@ -22,7 +22,7 @@ from scratchgen.models.pixelcnn import PixelCNN
 from scratchgen.models.pixelrnn import VARIANTS, PixelRNN
 from scratchgen.models.vae import POSTERIORS, VAE
 from scratchgen.nn import ACTIVATIONS
-from scratchgen.optim import OPTIMIZERS
+from scratchgen.optim import OPTIMIZERS, SCHEDULES
 
 BINARIZE = ("threshold", "fixed", "dynamic", "none")
 
@@ -72,6 +72,8 @@ TRAINING = [
     Option("epochs", int, 400, "passes through the training images", least=1, most=10 ** 9),
     Option("batch-size", int, 50, "examples per step", least=1),
     Option("lr", float, 1e-3, "learning rate", above=0),
+    Option("lr-schedule", str, "constant", "how the learning rate goes over all the epochs: "
+           "cosine brings it to zero", tuple(SCHEDULES)),
     Option("optimizer", str, "adam", "how gradients change parameters", tuple(OPTIMIZERS)),
     Option("max-grad-norm", float, None, "clip the gradients' joint norm to this", above=0),
     Option("backend", str, "numpy", "where arrays live", backend.NAMES),
@@ -183,16 +185,16 @@ MODELS = {
         [_LEVELS, *_pixel_options(layers=3, width=32, first_kernel=5),
          Option("gated", bool, False, "two stacks of gated layers: no blind spot")],
         lambda config, dataset, rng: PixelCNN(
-            dataset.shape, rng, config["levels"], layers=config["layers"],
-            width=config["width"], first_kernel=config["first_kernel"], gated=config["gated"]),
+            dataset.shape, rng, config["levels"], dataset.channels, config["layers"],
+            config["width"], config["first_kernel"], config["gated"]),
         _levels_encoding, {"batch-size": 20, "epochs": 60}),
     "pixelrnn": Entry(
         "PixelRNN, with Row LSTMs or Diagonal BiLSTMs (van den Oord et al. 2016)",
         [_LEVELS, Option("variant", str, "row", "which two-dimensional LSTM", tuple(VARIANTS)),
          *_pixel_options(layers=2, width=16, first_kernel=7)],
         lambda config, dataset, rng: PixelRNN(
-            dataset.shape, rng, config["variant"], config["levels"], layers=config["layers"],
-            width=config["width"], first_kernel=config["first_kernel"]),
+            dataset.shape, rng, config["variant"], config["levels"], dataset.channels,
+            config["layers"], config["width"], config["first_kernel"]),
         _levels_encoding, {"batch-size": 20, "epochs": 60, "lr": 2e-3}),
 }
 

@@ -40,6 +40,7 @@ def train_model(args):
     trained = _build(run, config, args.data_dir)
     trainer = Trainer(trained.model, trained.dataset, run, lr=config["lr"],
                       batch_size=config["batch_size"], optimizer=config["optimizer"],
+                      lr_schedule=config["lr_schedule"],
                       max_grad_norm=config["max_grad_norm"], seed=config["seed"], xp=trained.xp,
                       dtype=trained.dtype)
     if resuming:
@@ -125,7 +126,8 @@ def _resumed_config(run, model, chosen):
     for name, value in _plain(chosen).items():
         if config[name] == value:
             continue
-        if name == "epochs" and value > config["epochs"]:
+        if (name == "epochs" and value > config["epochs"]
+                and config["lr_schedule"] == "constant"):
             config["epochs"] = value  # training longer contradicts nothing
             continue
         raise UsageError(f"--resume: --{name.replace('_', '-')} {value} contradicts the run in "
@@ -262,7 +264,9 @@ def list_datasets(args):
         height, width = row["shape"]
         sizes = " / ".join(f"{n:,}" for n in row["sizes"])
         state = "here" if row["present"] else "not here yet"
-        print(f"{row['name']}: {sizes} images of {height}x{width}, {row['levels']} levels, "
+        colours = f"x{row['channels']}" if row["channels"] > 1 else ""
+        print(f"{row['name']}: {sizes} images of {height}x{width}{colours}, "
+              f"{row['levels']} levels, "
               f"{row['encoding']} by default\n"
               f"    {state}: {row['where']}\n"
               f"    {row['credit']}\n"

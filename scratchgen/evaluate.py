@@ -14,11 +14,11 @@ D log L added and becomes a bound in the units of the discrete data.
 
 import dataclasses
 import math
-import sys
 
 import numpy as np
 
 from scratchgen import backend
+from scratchgen.progress import bar
 from scratchgen.tensor import no_grad
 
 _NUMBERS_AT_ONCE = 2 ** 20  # pixels decoded in one piece of an importance-weighted estimate
@@ -118,7 +118,8 @@ def evaluate(model, dataset, split, seed, xp, dtype, iw_samples=0, examples=None
         chosen = dataset.subset(split, min(examples or available, available), seed=0)
         x = xp.asarray(dataset.encode(chosen.images, rng, dtype))
         naive = x[:100]  # enough to see how far off it is
-        with _bar(iw_samples * (len(x) + len(naive)), f"{split}, K = {iw_samples}") as progress:
+        total = iw_samples * (len(x) + len(naive))
+        with bar(total, f"{split}, K = {iw_samples}", "sample") as progress:
             for name, weights, rows in [("importance-weighted", model.log_weights, x),
                                         ("prior-sampled", model.prior_log_weights, naive)]:
                 logs = log_mean_weights(weights, rows, iw_samples, rng, progress)
@@ -132,12 +133,6 @@ def estimate(values, dataset, estimator, k, unit="nats"):
     mean = float(values.mean())
     stderr = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
     return Estimate(mean, bits_per_dim(mean, dataset.dim), stderr, estimator, k, len(values), unit)
-
-
-def _bar(total, label):
-    from tqdm import tqdm
-    return tqdm(total=total, desc=label, unit="sample", unit_scale=True, leave=False,
-                disable=not sys.stderr.isatty())
 
 
 def independent_pixels(dataset, split, seed):

@@ -5,6 +5,8 @@ pieces of 64K numbers, so that the dozen passes over a piece hit the cache and n
 two scratch buffers of that size are all the temporary memory there is.
 """
 
+import math
+
 import numpy as np
 
 from scratchgen import backend
@@ -150,6 +152,11 @@ class Adam(Optimizer):
 
 
 OPTIMIZERS = {"sgd": SGD, "rmsprop": RMSProp, "adam": Adam}
+
+# What the learning rate is multiplied by when a part of all steps, 0 .. 1, is done. Cosine:
+# Loshchilov & Hutter 2017, eq. 5, without restarts.
+SCHEDULES = {"constant": lambda done: 1.0,
+             "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2}
 
 
 def clip_grad_norm(grads, max_norm):

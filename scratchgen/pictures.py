@@ -4,6 +4,7 @@ import numpy as np
 
 from scratchgen import backend, plots
 from scratchgen.evaluate import independent_pixels
+from scratchgen.progress import bar
 
 
 class Pictures:
@@ -47,7 +48,13 @@ class Pictures:
     def samples(self, path, n, seed, mean=False):
         """n images drawn from the model, in a square."""
         rng = np.random.default_rng(seed)
-        images = self.model.sample(n, rng, mean=True) if mean else self.model.sample(n, rng)
+        if mean:
+            images = self.model.sample(n, rng, mean=True)
+        elif hasattr(self.model, "complete"):  # draws one sub-pixel after another
+            with bar(self.dataset.dim, "samples", "number") as progress:
+                images = self.model.sample(n, rng, progress=progress)
+        else:
+            images = self.model.sample(n, rng)
         title = "means of p(x|z), z from the prior" if mean else "samples"
         self._grid(path, images, int(np.ceil(np.sqrt(n))), title)
 
@@ -68,13 +75,16 @@ class Pictures:
 
         hidden: bool (H, W). Returns whether the draws are exact conditional samples.
         """
-        observed = ~hidden.reshape(-1)
+        hidden = hidden.reshape(-1).repeat(self.dataset.channels)
+        observed = ~hidden
         x = self._test_images(n)
         largest = self._largest()
-        grey = self.xp.asarray((hidden.reshape(-1) * 0.3 * largest).astype(self.dtype))
+        grey = self.xp.asarray((hidden * 0.3 * largest).astype(self.dtype))
         rng = np.random.default_rng(seed)
         rows = [x, x * self.xp.asarray(observed) + grey]
-        rows += [self.model.complete(x, observed, rng) for _ in range(draws)]
+        with bar(draws * int(hidden.sum()), "completions", "number") as progress:
+            rows += [self.model.complete(x, observed, rng, progress=progress)
+                     for _ in range(draws)]
         exact = self.model.completes_exactly(observed)
         how = "exact conditional samples" if exact else "approximate: the order does not fit"
         self._grid(path, np.concatenate([backend.to_numpy(row) for row in rows]), len(x),
@@ -107,7 +117,9 @@ class Pictures:
         images = backend.to_numpy(images) / self._largest()
         if not self.dataset.ink:
             images = 1 - images  # plots draws large values dark
-        plots.image_grid(path, images, self.dataset.shape, columns, title, row_labels)
+        channels = self.dataset.channels
+        shape = self.dataset.shape + ((channels,) if channels > 1 else ())
+        plots.image_grid(path, images, shape, columns, title, row_labels)
 
 
 def _full_row(images, start, columns):

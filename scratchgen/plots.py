@@ -26,10 +26,13 @@ def _save(figure, path):
 
 
 def tile(images, shape, columns, gap=1):
-    """Images (N, H W) in [0, 1] as one picture, row by row, with white lines between them."""
-    height, width = shape
+    """Images (N, D) in [0, 1] as one picture, row by row, with white lines between them.
+
+    shape: (H, W), or (H, W, 3) for colours; 0 is drawn white, and 1 black.
+    """
+    height, width, *channels = shape
     rows = -(-len(images) // columns)
-    canvas = np.ones((rows * (height + gap) + gap, columns * (width + gap) + gap))
+    canvas = np.ones((rows * (height + gap) + gap, columns * (width + gap) + gap, *channels))
     for i, image in enumerate(images):
         top = gap + i // columns * (height + gap)
         left = gap + i % columns * (width + gap)
@@ -38,8 +41,8 @@ def tile(images, shape, columns, gap=1):
 
 
 def image_grid(path, images, shape, columns, title, row_labels=None):
-    """A grid of images (N, H W), ink dark on white; values beyond [0, 1] are shown as its ends."""
-    canvas = tile(images, shape, columns)
+    """A grid of images as in `tile`; values beyond [0, 1] are shown as its ends."""
+    canvas = tile(images.clip(0, 1), shape, columns)
     rows = -(-len(images) // columns)
     width = 7
     figure = _figure(width, width * canvas.shape[0] / canvas.shape[1] + 0.5)

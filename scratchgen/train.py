@@ -8,7 +8,6 @@ which a killed run goes on to the very same bits.
 
 import json
 import math
-import sys
 import time
 
 import numpy as np
@@ -16,7 +15,8 @@ import numpy as np
 from scratchgen import backend
 from scratchgen.datasets import DataError
 from scratchgen.evaluate import in_units, validation_figure
-from scratchgen.optim import OPTIMIZERS, clip_grad_norm
+from scratchgen.optim import OPTIMIZERS, SCHEDULES, clip_grad_norm
+from scratchgen.progress import Training
 from scratchgen.tensor import grad
 
 _FORMAT = 1  # of checkpoint.npz
@@ -35,12 +35,14 @@ class Trainer:
     """
 
     def __init__(self, model, dataset, run, *, lr=1e-3, batch_size=100, optimizer="adam",
-                 max_grad_norm=None, seed=0, xp=np, dtype=np.float32):
+                 lr_schedule="constant", max_grad_norm=None, seed=0, xp=np, dtype=np.float32):
         _check_finite(dataset)
         self.model = model
         self.dataset = dataset
         self.run = run
         self.batch_size = batch_size
+        self.lr = lr
+        self.schedule = SCHEDULES[lr_schedule]
         self.max_grad_norm = max_grad_norm
         self.seed = seed
         self.xp = xp
@@ -60,14 +62,14 @@ class Trainer:
         start = time.perf_counter() - (before[-1] if before else 0)  # of a resumed run
         # The loop looks at every loss itself: NumPy need not warn of a number that overflows.
         silence = np.errstate(over="ignore", invalid="ignore", divide="ignore")
-        examples = len(self.dataset.train)
-        with silence, Progress(epochs, self.epoch, examples, self.batch_size) as progress:
+        steps = math.ceil(len(self.dataset.train) / self.batch_size)
+        with silence, Training(epochs, self.epoch, steps) as progress:
             while self.epoch < epochs:
-                losses = self._train_one_epoch(progress)
+                losses = self._train_one_epoch(progress, epochs * steps)
                 self._finish_epoch(losses, time.perf_counter() - start, progress)
         return self.best["valid"]
 
-    def _train_one_epoch(self, progress):
+    def _train_one_epoch(self, progress, all_steps):
         """Every example once, in a fresh order; returns each player's losses."""
         images = self.dataset.train.images
         order = self.rng.permutation(len(images))
@@ -77,6 +79,7 @@ class Trainer:
             batch = images[order[start:start + self.batch_size]]
             x = self.xp.asarray(self.dataset.encode(batch, self.rng, self.dtype))
             for player in self.players:
+                self.optimizers[player.name].lr = self.lr * self.schedule(self.step / all_steps)
                 for _ in range(player.steps):
                     waiting.append((player.name, self.step, self._update(player, x)))
             self.step += 1
@@ -176,40 +179,3 @@ def check_format(arrays):
 def part(arrays, prefix):
     """The entries whose names begin with `prefix`, without it."""
     return {name[len(prefix):]: x for name, x in arrays.items() if name.startswith(prefix)}
-
-
-class Progress:
-    """A bar with the time left on a terminal; one plain line for some epochs otherwise."""
-
-    def __init__(self, epochs, done, examples, batch_size):
-        self.epochs = epochs
-        self.steps = math.ceil(examples / batch_size)
-        self.done = done
-        self.start = time.perf_counter()
-        self.bar = None
-
-    def __enter__(self):
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-            self.bar = tqdm(total=self.epochs * self.steps, initial=self.done * self.steps,
-                            unit="step", dynamic_ncols=True)
-        return self
-
-    def __exit__(self, *exception):
-        if self.bar is not None:
-            self.bar.close()
-
-    def update(self):
-        if self.bar is not None:
-            self.bar.update()
-
-    def report(self, record):
-        line = "  ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in record.items()
-                         if name.startswith(("train", "valid")) and "bits" not in name)
-        epoch = record["epoch"]
-        if self.bar is not None:
-            self.bar.set_postfix_str(line)
-        elif epoch in (1, self.epochs) or epoch % math.ceil(self.epochs / 20) == 0:
-            elapsed = time.perf_counter() - self.start
-            left = elapsed / (epoch - self.done) * (self.epochs - epoch)
-            print(f"epoch {epoch}/{self.epochs}  {line}  {left:.0f} s left", flush=True)

@@ -19,7 +19,7 @@ FLOORS = {
     "distributions": 3, "optim": 3, "nn": 3, "datasets": 3,
     "models": 4,
     "run": 5, "train": 5, "evaluate": 5, "plots": 5, "pictures": 5, "report": 5, "baselines": 5,
-    "catalog": 5,
+    "catalog": 5, "progress": 5,
     "gradcheck": 6, "gradcheck_ops": 6, "gradcheck_reparameterisation": 6,
     "commands": 6, "cli": 6, "__main__": 6,
 }

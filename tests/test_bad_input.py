@@ -47,7 +47,7 @@ USAGE = [
     ("train gan", "argument MODEL: invalid choice: 'gan'"),
     ("train vae --fly", "unrecognized arguments: --fly"),
     ("train vae extra", "unrecognized arguments: extra"),
-    ("train vae --dataset cifar", "--dataset cifar: choose one of digits, mnist, fashion-mnist, "),
+    ("train vae --dataset cifar", "--dataset cifar: choose one of digits, coloured-digits, mnist, "),
     ("train vae --backend torch", "--backend torch: choose one of numpy, cupy"),
     ("train vae --binarize sometimes", "--binarize sometimes: choose one of threshold, fixed, dyn"),
     ("train vae --likelihood poisson", "--likelihood poisson: choose one of bernoulli, gaussian"),
@@ -238,7 +238,7 @@ def test_a_data_folder_that_is_not_there(runs, capsys, monkeypatch):
     assert complaint(command, 1, capsys).startswith(f"SCRATCHGEN_DATA names {runs}/gone, which is")
 
 
-@pytest.mark.parametrize("name", [name for name in REGISTRY if name != "digits"])
+@pytest.mark.parametrize("name", [name for name in REGISTRY if not REGISTRY[name].embedded])
 def test_an_empty_data_folder_names_the_missing_file(runs, capsys, name):
     (runs / "data").mkdir()
     options = ["--likelihood", "gaussian"] if name == "frey-face" else []

@@ -1,12 +1,13 @@
 """`train`, `complete` and `compare` with the chain-rule models, and what they refuse."""
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
 from command_helpers import assert_picture
 
-from scratchgen import cli, plots
+from scratchgen import cli, pictures, plots
 
 CHAIN = {"belief-net": [], "nade": ["--hidden", "5"],
          "made": ["--hidden", "7", "--masks", "2", "--order", "random"],
@@ -43,6 +44,45 @@ def test_a_run_leaves_exact_figures_and_pictures(runs, model, levels):
     assert figures["sample_ms"] > 0
     for name in ("samples", "completions", "curves"):
         assert_picture(folder / f"{name}.png")
+
+
+@pytest.mark.parametrize("levels", ["2", "17"])
+def test_coloured_digits(tmp_path, monkeypatch, levels):
+    drawn = {}
+    monkeypatch.setattr(plots, "image_grid",
+                        lambda path, images, shape, *rest: drawn.update({path.stem: images}))
+    assert cli.main(["train", "pixelrnn", *CHAIN["pixelrnn"], "--dataset", "coloured-digits",
+                     "--levels", levels, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    figures = json.loads((tmp_path / "run" / "figures.json").read_text())
+    assert figures["protocol"].startswith("coloured-digits")
+    rows = 1 - drawn["completions"].reshape(6, 16, 8, 8, 3)  # drawn light on dark
+    for completed in rows[2:]:
+        np.testing.assert_array_equal(completed[:, :4], rows[0][:, :4])
+        assert (completed[:, 4:] != rows[0][:, 4:]).any()
+    hidden = rows[1][:, 4:]
+    np.testing.assert_allclose(hidden, 0.3, atol=1e-6)
+    assert drawn["samples"].shape == (64, 192)
+
+
+@pytest.mark.parametrize("model", CHAIN)
+def test_progress_of_sampling_reaches_its_end(runs, monkeypatch, model):
+    bars = []
+
+    class Bar(contextlib.nullcontext):
+        def __init__(self, total, label, unit):
+            super().__init__(self)
+            self.left = total
+            bars.append(self)
+
+        def update(self, n=1):
+            self.left -= n
+
+    monkeypatch.setattr(pictures, "bar", Bar)
+    assert cli.main(["sample", str(runs / f"{model}-2"), "-n", "4"]) == 0
+    assert cli.main(["complete", str(runs / f"{model}-2"), "-n", "4"]) == 0
+    assert len(bars) == 2
+    for bar in bars:
+        assert abs(bar.left) < 1e-9
 
 
 def test_completions_show_the_kept_pixels(runs, tmp_path, monkeypatch, capsys):

@@ -70,6 +70,21 @@ def test_digits_are_scikit_learns():
     assert np.array_equal(np.concatenate([split.labels for split in splits]), labels)
 
 
+def test_coloured_digits_are_the_digits_each_in_one_colour():
+    digits, coloured = load("digits"), load("coloured-digits", encoding="levels")
+    assert (coloured.shape, coloured.channels, coloured.dim) == ((8, 8), 3, 192)
+    for name in ("train", "valid", "test"):
+        grey = digits.split(name).images.astype(float)
+        pixels = coloured.split(name).images.reshape(-1, 64, 3).astype(float)
+        np.testing.assert_array_equal(pixels.max(axis=2), grey)  # the largest share is one
+        shares = pixels.sum(axis=1) / grey.sum(axis=1)[:, None]
+        assert np.abs(pixels - grey[:, :, None] * shares[:, None, :]).max() < 1  # rounded
+        assert 0.1 < shares.min(axis=1).mean() < 0.6  # most are no greys
+        np.testing.assert_array_equal(coloured.split(name).labels, digits.split(name).labels)
+    first = coloured.train.images[0].reshape(64, 3)
+    assert first.sum(axis=0).tolist() == [294, 123, 22]
+
+
 def test_digits_need_no_data_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("SCRATCHGEN_DATA", str(tmp_path / "nowhere"))
     assert len(load("digits", data_dir=tmp_path / "nowhere either").train) == 1000
@@ -260,8 +275,9 @@ def test_what_with_encoding_refuses():
 # Names and subsets
 
 def test_unknown_names_list_the_choices():
-    with pytest.raises(DataError, match="unknown data set 'cifar': choose one of digits, mnist, "
-                                        "fashion-mnist, binarized-mnist, frey-face"):
+    with pytest.raises(DataError, match="unknown data set 'cifar': choose one of digits, "
+                                        "coloured-digits, mnist, fashion-mnist, binarized-mnist, "
+                                        "frey-face"):
         load("cifar")
     with pytest.raises(DataError, match="unknown split 'dev': choose one of train, valid, test"):
         load("digits").split("dev")

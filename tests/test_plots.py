@@ -58,6 +58,14 @@ def test_tile_exactly():
                                            [1, 1, 1, 1, 1, 1, 1]])
 
 
+def test_tile_keeps_colours_apart(rng):
+    images = rng.random((3, 2 * 4 * 3))
+    canvas = plots.tile(images, (2, 4, 3), columns=2)
+    for colour in range(3):
+        grey = images.reshape(3, 8, 3)[:, :, colour]
+        np.testing.assert_array_equal(canvas[:, :, colour], plots.tile(grey, (2, 4), columns=2))
+
+
 # ------------------------------------------------------------------------------ image_grid
 
 

@@ -351,6 +351,29 @@ def test_a_run_asked_for_more_epochs_remembers_it(tmp_path, no_pictures, monkeyp
     assert_same_run(tmp_path / "grown", tmp_path / "long")
 
 
+def test_a_cosine_goes_on_where_it_was_and_does_not_grow(tmp_path, no_pictures, monkeypatch,
+                                                         capsys):
+    cosine = ["--lr-schedule", "cosine", "--epochs", "4"]
+    train(tmp_path / "whole", *cosine)
+    with monkeypatch.context() as patch:
+        append = Run.append_metrics
+
+        def crash_in_epoch_3(self, record):
+            if record["epoch"] == 3:
+                raise Crash
+            append(self, record)
+
+        patch.setattr(Run, "append_metrics", crash_in_epoch_3)
+        with pytest.raises(Crash):
+            train(tmp_path / "stopped", *cosine)
+    train(tmp_path / "stopped", "--resume")
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+    capsys.readouterr()
+    with pytest.raises(AssertionError):
+        train(tmp_path / "stopped", "--resume", "--epochs", "6")
+    assert "--epochs 6 contradicts the run" in capsys.readouterr().err
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path, no_pictures, capsys):
     train(tmp_path / "once", "--epochs", "2")
     train(tmp_path / "twice", "--epochs", "2")

@@ -284,6 +284,17 @@ def test_a_small_gradient_is_left_alone(tmp_path):
 # --------------------------------------------------------------- what cannot be trained on
 
 
+def test_the_learning_rate_falls_as_a_cosine(tmp_path, monkeypatch):
+    rates = []
+    training = trainer(tmp_path, Point(), toy_data(), lr=0.5, lr_schedule="cosine")
+    optimizer, = training.optimizers.values()
+    monkeypatch.setattr(optimizer, "step", lambda grads: rates.append(optimizer.lr))
+    training.train(4)
+    done = np.arange(len(rates)) / len(rates)
+    np.testing.assert_allclose(rates, 0.25 * (1 + np.cos(np.pi * done)), rtol=1e-12)
+    assert len(rates) == 4 * training.step / training.epoch
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("epochs, saved", [
     (1, "no checkpoint was written yet"),

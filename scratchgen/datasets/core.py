@@ -105,7 +105,8 @@ class Dataset:
     """Three splits of images with the encoding that makes them a model's input.
 
     shape (H, W); levels: values are 0 .. levels-1; seed: what `fixed` images were drawn from;
-    ink: large values are ink on paper, to be drawn dark.
+    ink: large values are ink on paper, to be drawn dark; channels: numbers of a pixel, which
+    stand together in a row of an image, 3 for red, green and blue.
     """
 
     name: str
@@ -118,11 +119,12 @@ class Dataset:
     encoding: str
     seed: int = 0
     ink: bool = True
+    channels: int = 1
 
     @property
     def dim(self):
-        """D = H W, the number of pixels."""
-        return math.prod(self.shape)
+        """D = H W channels, the number of sub-pixels."""
+        return math.prod(self.shape) * self.channels
 
     @property
     def binary(self):

@@ -41,7 +41,7 @@ class Source:
     sizes: images in train, valid, test; encoding: the default one; layouts: a folder is searched
     for them in this order, and the last one is downloaded; contents: the SHA-256 of each split's
     images, N x D bytes; embedded: the files are in the package; ink: large values are ink on
-    paper, to be drawn dark, and not light.
+    paper, to be drawn dark, and not light; channels: numbers of a pixel.
     """
 
     name: str
@@ -55,10 +55,11 @@ class Source:
     contents: tuple = ()
     embedded: bool = False
     ink: bool = True
+    channels: int = 1
 
     @property
     def dim(self):
-        return math.prod(self.shape)
+        return math.prod(self.shape) * self.channels
 
 
 def _cut(source, images, labels=None):
@@ -75,6 +76,21 @@ def digits(source, paths):
     count = sum(source.sizes)
     images, labels = read_npz(paths[0], {"images": (count, source.dim), "labels": (count,)})
     return _cut(source, images, labels)
+
+
+def coloured_digits(source, paths):
+    """The same digits, each in a colour of its own on black: N x (H, W, 3).
+
+    A colour is three uniform numbers divided by the largest, drawn once and for all, in row
+    order; a sub-pixel is the digit's level times its colour's share, rounded.
+    """
+    count = sum(source.sizes)
+    images, labels = read_npz(paths[0], {"images": (count, math.prod(source.shape)),
+                                         "labels": (count,)})
+    colours = np.random.default_rng(0).random((count, 1, source.channels))
+    colours /= colours.max(axis=2, keepdims=True)
+    coloured = np.rint(images[:, :, None] * colours).astype(np.uint8)
+    return _cut(source, coloured.reshape(count, source.dim), labels)
 
 
 def mnist(source, paths):

@@ -1,6 +1,7 @@
 """The data sets by name: whose they are, where they come from, and `load`."""
 
 import contextlib
+import dataclasses
 from pathlib import Path
 
 from scratchgen.datasets import layouts
@@ -17,6 +18,12 @@ DIGITS = Source(
     layouts=(Layout({
         "digits.npz": "af104d81e7cd419be5f343d23c6ca2e4e4ff847b06636260802df8e903c6183f",
     }, layouts.digits),),
+)
+
+COLOURED = dataclasses.replace(
+    DIGITS, name="coloured-digits", channels=3, ink=False,
+    credit=DIGITS.credit + "; coloured at random by scratchgen",
+    layouts=(dataclasses.replace(DIGITS.layouts[0], read=layouts.coloured_digits),),
 )
 
 MNIST = Source(
@@ -95,7 +102,7 @@ FREY = Source(
     ))),
 )
 
-REGISTRY = {source.name: source for source in (DIGITS, MNIST, FASHION, BINARIZED, FREY)}
+REGISTRY = {source.name: source for source in (DIGITS, COLOURED, MNIST, FASHION, BINARIZED, FREY)}
 
 
 def load(name, data_dir=None, encoding=None, seed=0, *, registry=REGISTRY, cache=None):
@@ -128,14 +135,14 @@ def load(name, data_dir=None, encoding=None, seed=0, *, registry=REGISTRY, cache
             layout.pack(source, paths, splits)
     raw = "static" if source.levels == 2 else "levels"
     dataset = Dataset(name, source.shape, source.levels, *splits, source.licence, raw,
-                      ink=source.ink)
+                      ink=source.ink, channels=source.channels)
     return with_encoding(dataset, encoding, seed)
 
 
 def describe(data_dir=None, *, registry=REGISTRY, cache=None):
     """What there is: a list of dicts, with the folder of each data set and if its files are there.
 
-    Keys: name, shape, levels, sizes (train, valid, test), encoding (the default one), licence,
+    Keys: name, shape, channels, levels, sizes (train, valid, test), encoding (the default one), licence,
     credit, where, present.
     """
     named = data_folder(data_dir)
@@ -143,7 +150,7 @@ def describe(data_dir=None, *, registry=REGISTRY, cache=None):
     for source in registry.values():
         folder = _folder(source, named or cache or cache_folder())
         rows.append({
-            "name": source.name, "shape": source.shape, "levels": source.levels,
+            "name": source.name, "shape": source.shape, "channels": source.channels, "levels": source.levels,
             "sizes": source.sizes, "encoding": source.encoding, "licence": source.licence,
             "credit": source.credit, "where": str(folder),
             "present": any(_complete(layout, folder) for layout in source.layouts),

@@ -47,7 +47,7 @@ USAGE = [
     ("train gan", "argument MODEL: invalid choice: 'gan'"),
     ("train vae --fly", "unrecognized arguments: --fly"),
     ("train vae extra", "unrecognized arguments: extra"),
-    ("train vae --dataset cifar", "--dataset cifar: choose one of digits, coloured-digits, mnist, "),
+    ("train vae --dataset cifar", "--dataset cifar: choose one of digits, coloured-digits, "),
     ("train vae --backend torch", "--backend torch: choose one of numpy, cupy"),
     ("train vae --binarize sometimes", "--binarize sometimes: choose one of threshold, fixed, dyn"),
     ("train vae --likelihood poisson", "--likelihood poisson: choose one of bernoulli, gaussian"),

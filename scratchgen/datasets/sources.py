@@ -142,17 +142,17 @@ def load(name, data_dir=None, encoding=None, seed=0, *, registry=REGISTRY, cache
 def describe(data_dir=None, *, registry=REGISTRY, cache=None):
     """What there is: a list of dicts, with the folder of each data set and if its files are there.
 
-    Keys: name, shape, channels, levels, sizes (train, valid, test), encoding (the default one), licence,
-    credit, where, present.
+    Keys: name, shape, channels, levels, sizes (train, valid, test), encoding (the default one),
+    licence, credit, where, present.
     """
     named = data_folder(data_dir)
     rows = []
     for source in registry.values():
         folder = _folder(source, named or cache or cache_folder())
         rows.append({
-            "name": source.name, "shape": source.shape, "channels": source.channels, "levels": source.levels,
-            "sizes": source.sizes, "encoding": source.encoding, "licence": source.licence,
-            "credit": source.credit, "where": str(folder),
+            "name": source.name, "shape": source.shape, "channels": source.channels,
+            "levels": source.levels, "sizes": source.sizes, "encoding": source.encoding,
+            "licence": source.licence, "credit": source.credit, "where": str(folder),
             "present": any(_complete(layout, folder) for layout in source.layouts),
         })
     return rows

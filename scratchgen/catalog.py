@@ -129,6 +129,10 @@ def _levels_encoding(config):
     return "levels"
 
 
+def _log_odds(dataset):
+    return dataset.log_odds() if dataset.binary else None
+
+
 def _pixel_options(layers, width, first_kernel):
     return [Option("layers", int, layers, "layers after the first convolution", least=1,
                    most=1000),
@@ -161,13 +165,14 @@ MODELS = {
     "belief-net": Entry(
         "the fully visible sigmoid belief net (Frey, Hinton & Dayan 1996)",
         [_LEVELS],
-        lambda config, dataset, rng: BeliefNet(dataset.dim, config["levels"]),
+        lambda config, dataset, rng: BeliefNet(dataset.dim, config["levels"], _log_odds(dataset)),
         _levels_encoding, {"batch-size": 20, "epochs": 200}),
     "nade": Entry(
         "NADE, the neural autoregressive distribution estimator (Larochelle & Murray 2011)",
         [_LEVELS,
          Option("hidden", int, 100, "hidden units", least=1, most=10 ** 6)],
-        lambda config, dataset, rng: NADE(dataset.dim, rng, config["hidden"], config["levels"]),
+        lambda config, dataset, rng: NADE(dataset.dim, rng, config["hidden"], config["levels"],
+                                          _log_odds(dataset)),
         _levels_encoding, {"batch-size": 20, "epochs": 150}),
     "made": Entry(
         "MADE, the masked autoencoder (Germain et al. 2015)",
@@ -178,7 +183,8 @@ MODELS = {
          Option("order", str, "natural", "the order of the pixels: raster, or drawn once for "
                 "each wiring", ORDERS)],
         lambda config, dataset, rng: MADE(dataset.dim, rng, config["hidden"], config["levels"],
-                                          config["masks"], config["order"]),
+                                          config["masks"], config["order"],
+                                          _log_odds(dataset)),
         _levels_encoding, {"batch-size": 20, "epochs": 150}),
     "pixelcnn": Entry(
         "PixelCNN (van den Oord et al. 2016)",

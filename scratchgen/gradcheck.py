@@ -212,15 +212,16 @@ def _layers(point):
             ("Conv2d", nn.Conv2d(3, 4, 2, point.rng, stride=2, padding=1), (2, 3, 4, 5)),
             ("ConvTranspose2d", nn.ConvTranspose2d(3, 4, 2, point.rng, stride=2), (2, 3, 3, 2)),
             ("MaskedConv2d", nn.MaskedConv2d(4, 5, 3, point.rng, colours=3), (2, 3, 4, 4)),
-            ("RowLSTM", nn.RowLSTM(3, 2, point.rng), (3, 5, 4, 2)),
-            ("DiagonalBiLSTM", nn.DiagonalBiLSTM(3, 2, point.rng), (3, 5, 4, 2))]:
+            ("RowLSTM", nn.RowLSTM(3, 2, point.rng), (3, 3, 4, 2)),
+            ("DiagonalBiLSTM", nn.DiagonalBiLSTM(3, 2, point.rng), (3, 3, 4, 2))]:
         layer.to(point.xp)
         yield Case("layer", name, functional(layer, layer),
                    (*point.near(layer.parameters()), point(*shape)))
-    stacked = nn.LSTM(3, 2, point.rng, layers=2, bidirectional=True, learned_initial_state=True)
-    stacked.to(point.xp)
-    yield Case("layer", "LSTM", functional(stacked, lambda x: stacked(x, lengths=[4, 2])[0]),
-               (*point.near(stacked.parameters()), point(4, 2, 3)))
+    for options in [{"layers": 2}, {"bidirectional": True, "learned_initial_state": True}]:
+        lstm = nn.LSTM(3, 2, point.rng, **options).to(point.xp)
+        forward = partial(lambda lstm, x: lstm(x, lengths=[3, 2])[0], lstm)
+        yield Case("layer", "LSTM", functional(lstm, forward),
+                   (*point.near(lstm.parameters()), point(3, 2, 3)))
 
 
 # ---------------------------------------------------------------------------- likelihoods

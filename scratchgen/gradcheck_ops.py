@@ -38,9 +38,9 @@ def fused_entries(point):
     yield masked_convs, [point(*shape) for shape in shapes], {"plan": plan}
     yield lstm, [point(*shape) for shape in
                  [(4, 3, 2), (3, 5), (3, 5), (20, 2), (20, 5), (20,)]], {}
-    yield row_lstm, [point(*shape) for shape in [(5, 3, 4, 2), (2, 5, 8), (3, 2, 8), (8,)]], {}
+    yield row_lstm, [point(*shape) for shape in [(5, 3, 3, 2), (2, 5, 8), (3, 2, 8), (8,)]], {}
     yield diagonal_bilstm, [point(*shape) for shape in
-                            [(5, 3, 4, 2), (2, 5, 8), (2, 2, 2, 8), (2, 8)]], {}
+                            [(5, 3, 3, 2), (2, 5, 8), (2, 2, 2, 8), (2, 8)]], {}
 
 
 _ORDER = dict.fromkeys(["exp", "expm1", "log", "log1p", "sqrt", "tanh", "sigmoid", "softplus",

@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from scratchgen import backend
+from scratchgen import backend, catalog
 from scratchgen.check import check_grads
+from scratchgen.evaluate import independent_pixels
 from scratchgen.gradcheck import functional
 from scratchgen.models.belief_net import BeliefNet
 from scratchgen.models.made import MADE
@@ -196,6 +197,21 @@ def test_nade_op_equals_its_twin(xp, monkeypatch):
 
 def test_nade_op_gradients(xp):
     assert check_grads(nade_logits, *nade_arguments(xp), order=2) < 1e-6
+
+
+def test_training_starts_from_independent_pixels():
+    config = {"dataset": "digits", "binarize": None, "levels": 2, "model": "belief-net",
+              "seed": 0, "backend": "numpy", "dtype": "float64", "masks": 1,
+              "order": "natural"}
+    dataset = catalog.load_data(config)
+    x = dataset.encode(dataset.test.images, None, np.float64)
+    model, _, _ = catalog.build(config, dataset)
+    found = -raw(model.log_prob(x)).mean()
+    assert found == pytest.approx(independent_pixels(dataset, "test", seed=0).nats, rel=1e-6)
+    for name, hidden, bias in [("nade", 5, "out_bias"), ("made", [5], "out.bias")]:
+        other, _, _ = catalog.build(config | {"model": name, "hidden": hidden}, dataset)
+        np.testing.assert_array_equal(other.state_dict()[bias].reshape(-1),
+                                      model.state_dict()["bias"])
 
 
 def test_images_of_another_size_are_refused():

@@ -332,9 +332,10 @@ def test_describe(tmp_path):
     write_files(tmp_path / "mnist", small_files())
     (tmp_path / "fashion-mnist").mkdir()
     rows = {row["name"]: row for row in describe(tmp_path)}
-    assert list(rows) == ["digits", "mnist", "fashion-mnist", "binarized-mnist", "frey-face"]
+    assert list(rows) == ["digits", "coloured-digits", "mnist", "fashion-mnist", "binarized-mnist",
+                          "frey-face"]
     present = [name for name, row in rows.items() if row["present"]]
-    assert present == ["digits", "mnist"]
+    assert present == ["digits", "coloured-digits", "mnist"]
     assert rows["mnist"]["where"] == str(tmp_path / "mnist")
     assert rows["mnist"]["sizes"] == (50000, 10000, 10000)
     assert rows["digits"]["licence"] == "CC BY 4.0"

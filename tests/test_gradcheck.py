@@ -147,7 +147,8 @@ def test_rows_one_for_each_kind_and_name():
     ("Normal.log_prob", {"Normal.log_prob"}),
     ("Bernoulli", {"Bernoulli.log_prob", "Bernoulli.entropy", "Bernoulli.kl_divergence"}),
     ("layer", names_of("layer"))])
-def test_only(only, expected):
+def test_only(monkeypatch, only, expected):
+    monkeypatch.setattr(gradcheck, "check_grads", lambda *args, **options: 0.0)  # which, not how
     assert {row.name for row in gradcheck.run(np, only)} == expected
 
 

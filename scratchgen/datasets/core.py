@@ -145,6 +145,14 @@ class Dataset:
         """The expected encoded value of each pixel over the training images: D float64."""
         return ENCODINGS[self.encoding].means(self.train.images, self.levels)
 
+    def log_odds(self):
+        """log P(1) / P(0) of each pixel of a binary encoding over the training images: D float64.
+
+        One is added to both counts, so that no odds are infinite.
+        """
+        ones = len(self.train) * self.pixel_means()
+        return np.log((ones + 1) / (len(self.train) - ones + 1))
+
     def split(self, name):
         """The split called "train", "valid" or "test"."""
         if name not in ("train", "valid", "test"):

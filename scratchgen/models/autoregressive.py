@@ -32,7 +32,19 @@ class AutoregressiveModel(LikelihoodModel):
             raise ValueError(f"levels must be at least 2, not {levels}")
         self.dim = dim
         self.levels = levels
+        self.outputs = 1 if levels == 2 else levels  # numbers that give a sub-pixel's logits
         self.order = np.arange(dim)  # a position in the order -> the sub-pixel there
+
+    def first_bias(self, log_odds):
+        """Biases (D, outputs) to start training from: zeros, or the log-odds of 2 levels (D,).
+
+        On the MNIST digits, where many pixels are nearly always 0, starting from the log-odds
+        gains half a nat; with 17 levels a start from their frequencies gains nothing.
+        """
+        bias = np.zeros((self.dim, self.outputs), dtype=np.float32)
+        if log_odds is not None:
+            bias[:, 0] = log_odds
+        return bias
 
     def scaled(self, x):
         """What a network is fed: levels brought to [0, 1]."""

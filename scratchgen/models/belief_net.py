@@ -17,30 +17,30 @@ from scratchgen.tensor import Tensor, raw
 
 
 class BeliefNet(AutoregressiveModel):
-    """W is strictly lower triangular: (D, D), or (D K, D) for K levels; it starts at zero."""
+    """W is strictly lower triangular: (D, D), or (D K, D) for K levels; it starts at zero.
+
+    log_odds (D,): of the training images' pixels, 2 levels only; training starts from them.
+    """
 
     constants = ("mask",)
 
-    def __init__(self, dim, levels=2):
+    def __init__(self, dim, levels=2, log_odds=None):
         super().__init__(dim, levels)
-        outputs = 1 if levels == 2 else levels
-        self.weight = Tensor(np.zeros((dim * outputs, dim), dtype=np.float32))
-        self.bias = Tensor(np.zeros(dim * outputs, dtype=np.float32))
+        self.weight = Tensor(np.zeros((dim * self.outputs, dim), dtype=np.float32))
+        self.bias = Tensor(self.first_bias(log_odds).reshape(-1))
         # 1 where an output may see an input: j < i.
         before = np.tril(np.ones((dim, dim), dtype=np.float32), -1)
-        self.mask = before.repeat(outputs, axis=0)
+        self.mask = before.repeat(self.outputs, axis=0)
 
     def logits(self, x):
-        outputs = 1 if self.levels == 2 else self.levels
         flat = ops.linear(self.scaled(x), self.weight * self.mask, self.bias)
-        return flat if outputs == 1 else flat.reshape(len(x), self.dim, outputs)
+        return flat if self.levels == 2 else flat.reshape(len(x), self.dim, self.levels)
 
     def fill(self, x, u, missing, progress=None):
         weight, bias = raw(self.weight), raw(self.bias)
-        outputs = 1 if self.levels == 2 else self.levels
         for i in missing:
-            rows = slice(i * outputs, (i + 1) * outputs)
+            rows = slice(i * self.outputs, (i + 1) * self.outputs)
             logits = ops.linear(self.scaled(x[:, :i]), weight[rows, :i], bias[rows])
-            x[:, i] = self.draw(logits[:, 0] if outputs == 1 else logits, u[i])
+            x[:, i] = self.draw(logits[:, 0] if self.levels == 2 else logits, u[i])
             if progress is not None:
                 progress.update()

@@ -46,20 +46,21 @@ class MADE(AutoregressiveModel):
     """Hidden layers of ReLU units, and direct connections from inputs to outputs.
 
     masks: how many wirings share the weights; order: "natural" (raster), or "random", one
-    for each wiring. With several, training uses one at a time.
+    for each wiring. With several, training uses one at a time. log_odds (D,): as in the belief net.
     """
 
-    def __init__(self, dim, rng, hidden=(500,), levels=2, masks=1, order="natural"):
+    def __init__(self, dim, rng, hidden=(500,), levels=2, masks=1, order="natural",
+                 log_odds=None):
         super().__init__(dim, levels)
         if order not in ORDERS:
             raise ValueError(f"order {order!r}: choose one of {', '.join(ORDERS)}")
         if masks < 1 or not hidden:
             raise ValueError("MADE needs at least one mask and one hidden layer")
-        self.outputs = 1 if levels == 2 else levels
         sizes = [dim, *hidden]
         self.layers = [Linear(n_in, n_out, rng, init.kaiming_normal)
                        for n_in, n_out in zip(sizes[:-1], sizes[1:])]
         self.out = Linear(sizes[-1], dim * self.outputs, rng)
+        self.out.bias = Tensor(self.first_bias(log_odds).reshape(-1))
         self.direct = Tensor(np.zeros((dim * self.outputs, dim), dtype=np.float32))
         self.wirings = [self._wire(rng, hidden, order) for _ in range(masks)]
         self.order = self.wirings[0].order

@@ -22,19 +22,18 @@ _BLOCK = 2 ** 17  # numbers of a hidden block: half a megabyte, so that it stays
 class NADE(AutoregressiveModel):
     """weight W (D, H), hidden_bias c (H), out_weight V (D, outputs, H), out_bias (D, outputs).
 
-    outputs is 1 for 2 levels and K for K levels.
+    outputs is 1 for 2 levels and K for K levels. log_odds (D,): as in the belief net.
     """
 
-    def __init__(self, dim, rng, hidden=500, levels=2):
+    def __init__(self, dim, rng, hidden=500, levels=2, log_odds=None):
         super().__init__(dim, levels)
         if hidden < 1:
             raise ValueError(f"hidden must be at least 1, not {hidden}")
-        outputs = 1 if levels == 2 else levels
         self.weight = Tensor(init.xavier_uniform((hidden, dim), rng).T.copy())
         self.hidden_bias = Tensor(np.zeros(hidden, dtype=np.float32))
-        out = init.xavier_uniform((dim * outputs, hidden), rng)
-        self.out_weight = Tensor(out.reshape(dim, outputs, hidden))
-        self.out_bias = Tensor(np.zeros((dim, outputs), dtype=np.float32))
+        out = init.xavier_uniform((dim * self.outputs, hidden), rng)
+        self.out_weight = Tensor(out.reshape(dim, self.outputs, hidden))
+        self.out_bias = Tensor(self.first_bias(log_odds))
 
     def logits(self, x):
         out = nade_logits(self.scaled(x), self.weight, self.hidden_bias, self.out_weight,

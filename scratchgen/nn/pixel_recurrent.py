@@ -226,8 +226,9 @@ def _orders(height, width):
 # slice of the axis of pixels times batch, all at once. Every pair (source, target), slices within
 # a block, says where neighbours of one kind stand: the numbers `target` have theirs at `source`,
 # the others have none and see zeros. `inputs` are pairs within the block itself, in weight_is's
-# order; `moves` are pairs from the block before to this one, in weight_ss's order, and the one at
-# CARRIED also carries the cell state on: above in a Row LSTM, beside in a Diagonal BiLSTM.
+# order, the pixel itself last; `moves` are pairs from the block before to this one, in
+# weight_ss's order, and the one at CARRIED also carries the cell state on: above in a Row LSTM,
+# beside in a Diagonal BiLSTM.
 CARRIED = 1
 
 
@@ -281,11 +282,10 @@ def _scan(x, weight_is, weight_ss, bias, plan):
     hidden = bias.shape[-1] // 4
     weight = xp.concatenate([w.reshape(directions, -1, 4 * hidden)
                              for w in (weight_is, weight_ss, bias)], axis=1)
-    scale, offset = [s[:, None] for s in gate_scale(hidden, x)]
-    to_gates = xp.ascontiguousarray(weight.transpose(0, 2, 1) * scale)
+    scale, _ = gate_scale(hidden, x)
+    to_gates = xp.ascontiguousarray(weight.transpose(0, 2, 1) * scale[:, None])
     out = xp.empty((directions, hidden, size), x.dtype)
     steps = []
-    h = c = None  # of the step before
     h = c = None  # of the step before; the first step has no moves
     for block, inputs, moves in plan:
         numbers = block.stop - block.start
@@ -301,8 +301,9 @@ def _scan(x, weight_is, weight_ss, bias, plan):
         around[:, -1] = 1
         a = to_gates @ around
         xp.tanh(a, out=a)
-        a *= scale
-        a += offset
+        for sigmoids in (a[:, :2 * hidden], a[:, 3 * hidden:]):
+            sigmoids *= 0.5
+            sigmoids += 0.5
         i, f, g, o = [a[:, _part(k, hidden)] for k in range(4)]
         c = f * c_before
         c += i * g
@@ -322,11 +323,10 @@ def _scan_back(g, saved, plan):
     steps, weight, shape, weight_shapes = saved
     xp = backend.module_of(g)
     channels, hidden = shape[1], g.shape[1]
-    gx = xp.zeros(shape, g.dtype)
+    gx = xp.empty(shape, g.dtype)
     g_weight = xp.zeros_like(weight)
-    d_states = dc_before = None  # of the step after; the last step has none
+    d_states = dc_before = None  # what the step after sends back; the last step has none
     moves_after = ()
-    d_states = dc_before = None  # what the step after sends back
     for (block, inputs, moves), step in zip(reversed(plan), reversed(steps)):
         around, gates, c_before, tanh_c = step
         i, f, candidate, o = [gates[:, _part(k, hidden)] for k in range(4)]
@@ -355,8 +355,11 @@ def _scan_back(g, saved, plan):
         d_f *= c_before
         g_weight += around @ d.transpose(0, 2, 1)
         d_around = weight[:, :-1] @ d
-        for kind, (source, target) in enumerate(inputs):
-            gx[:, :, block][:, :, source] += d_around[:, _part(kind, channels), target]
+        # The last kind of input is the pixel itself; the others are added to it in the cache.
+        *others, own = [d_around[:, _part(kind, channels)] for kind in range(len(inputs))]
+        for (source, target), other in zip(inputs, others):
+            own[:, :, source] += other[:, :, target]
+        gx[:, :, block] = own
         d_states = d_around[:, len(inputs) * channels:]
         dc *= f
         moves_after, dc_before = moves, dc

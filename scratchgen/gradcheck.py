@@ -221,7 +221,7 @@ def _layers(point):
         lstm = nn.LSTM(3, 2, point.rng, **options).to(point.xp)
         forward = partial(lambda lstm, x: lstm(x, lengths=[3, 2])[0], lstm)
         yield Case("layer", "LSTM", functional(lstm, forward),
-                   (*point.near(lstm.parameters()), point(3, 2, 3)))
+                   (*point.near(lstm.parameters()), point(3, 2, 3)), variant=next(iter(options)))
 
 
 # ---------------------------------------------------------------------------- likelihoods

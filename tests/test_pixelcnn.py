@@ -1,71 +1,32 @@
-"""PixelCNN, plain and gated: it is a distribution, sees what it should, and samples fast."""
+"""PixelCNN, plain and gated: what it sees, and its sizes. The rest: test_pixel_models.py."""
 
 import itertools
 
 import numpy as np
 import pytest
+from pixel_helpers import contexts, impulse_sets, random_model, total_probability
 
-from scratchgen import backend
-from scratchgen.check import check_grads
-from scratchgen.gradcheck import functional
 from scratchgen.models.pixelcnn import PixelCNN
 from scratchgen.nn.masked import MaskedConv2d
-from scratchgen.tensor import grad, no_grad
+from scratchgen.tensor import grad
 
-VARIANTS = pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
-
-
-def random_model(shape, seed=0, scale=0.5, dtype=np.float64, **options):
-    """A small model with random weights, larger than those that training begins with."""
-    rng = np.random.default_rng(seed)
-    options = {"width": 6, "head": 5, "layers": 2} | options
-    model = PixelCNN(shape, rng, **options).to(dtype=dtype)
-    for parameter in model.parameters():
-        parameter.data[...] = scale * rng.standard_normal(parameter.shape)
-    return model
-
-
-def logits(model, x):
-    with no_grad():
-        return backend.to_numpy(model.logits(x).data)
-
-
-# ---------------------------------------------------------------------------- probabilities
-
-
-def total_probability(model):
-    """The sum of p(x) over all images."""
-    images = np.array(list(itertools.product(range(model.levels), repeat=model.dim)), dtype=float)
-    with no_grad():
-        return np.exp(model.log_prob(images).data).sum()
-
-
+VARIANTS = pytest.mark.parametrize("kind", ["plain", "gated"])
 WORLDS = [((3, 3), 2, 1), ((2, 2), 3, 1), ((1, 2), 2, 3)]  # shape, levels, channels
 
 
 @VARIANTS
 @pytest.mark.parametrize("shape, levels, channels", WORLDS)
-@pytest.mark.parametrize("kernel", [3, 7])
-def test_probabilities_sum_to_one(shape, levels, channels, kernel, gated):
-    for seed in range(3):
-        model = random_model(shape, seed, levels=levels, channels=channels, gated=gated,
-                             first_kernel=kernel)
-        assert abs(total_probability(model) - 1) < 1e-9
-
-
-@VARIANTS
-@pytest.mark.parametrize("shape, levels, channels", WORLDS)
-def test_probabilities_of_a_leaking_model_do_not(shape, levels, channels, gated):
-    model = leaking(gated, shape, levels=levels, channels=channels)
+def test_probabilities_of_a_leaking_model_do_not(shape, levels, channels, kind):
+    model = leaking(kind, shape, levels=levels, channels=channels)
     assert abs(total_probability(model) - 1) > 1e-3
 
 
-def leaking(gated, shape, **options):
+def leaking(kind, shape, **options):
     """A model whose first layer has mask B: every sub-pixel sees itself."""
-    model = random_model(shape, gated=gated, first_kernel=3, **options)
+    model = random_model(kind, shape, first_kernel=3, **options)
     rng = np.random.default_rng(1)
     channels, width = model.channels, 6
-    if gated:
+    if kind == "gated":
         first = MaskedConv2d(channels, 2 * width, 3, rng, "B", "horizontal", channels, parts=2)
         model.stack.layers[0].horizontal = first.to(dtype=np.float64)
     else:
@@ -78,32 +39,16 @@ def leaking(gated, shape, **options):
 # -------------------------------------------------------------------------- what a pixel sees
 
 
-def impulse_sets(models):
-    """[i, k]: whether changing sub-pixel k changes the logits of i, in one model or another."""
-    found = False
-    for model in models:
-        x = np.random.default_rng(2).random((1, model.dim)) * (model.levels - 1)
-        moved = x + np.eye(model.dim)
-        before, after = logits(model, x), logits(model, moved)
-        changed = (after != before).reshape(model.dim, model.dim, -1).any(axis=2)
-        found |= changed.T
-    return found
-
-
-def contexts(model):
-    return np.array([model.context(i) for i in range(model.dim)])
-
-
-def in_references(up, right, r, layers, gated):
+def in_references(up, right, r, layers, kind):
     """The published set (REFERENCES.md), for a pixel `up` rows above, `right` columns right."""
     if up == 0:
         return 1 <= -right <= r + layers
-    if gated:
+    if kind == "gated":
         return 1 <= up <= r + layers + 1 and abs(right) <= r + layers
     return 1 <= up <= r + layers and -right <= r + layers and right <= min(r + up - 1, r + layers)
 
 
-def reachable(shape, r, layers, gated):
+def reachable(shape, r, layers, kind):
     """[i, k] by walking the taps back from pixel i, layer by layer, inside the image."""
     height, width = shape
 
@@ -124,7 +69,7 @@ def reachable(shape, r, layers, gated):
     sets = []
     for place in itertools.product(range(height), range(width)):
         kernels = [3] * layers + [2 * r + 1]
-        if not gated:
+        if kind == "plain":
             places = {place}
             for k, kernel in enumerate(kernels):
                 places = step(places, kernel, True, 0 if k == layers else 1)
@@ -142,14 +87,14 @@ def reachable(shape, r, layers, gated):
 @VARIANTS
 @pytest.mark.parametrize("r", [1, 3])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_dependency_sets(r, layers, gated):
+def test_dependency_sets(r, layers, kind):
     shape = (7, 7)
-    models = [random_model(shape, seed, gated=gated, first_kernel=2 * r + 1, layers=layers)
+    models = [random_model(kind, shape, seed, first_kernel=2 * r + 1, layers=layers)
               for seed in range(4)]
-    expected = np.array([[in_references(i - k, column - j, r, layers, gated)
+    expected = np.array([[in_references(i - k, column - j, r, layers, kind)
                           for k in range(7) for column in range(7)]
                          for i in range(7) for j in range(7)])
-    assert np.array_equal(reachable(shape, r, layers, gated), expected)
+    assert np.array_equal(reachable(shape, r, layers, kind), expected)
     assert np.array_equal(contexts(models[0]), expected)
     assert np.array_equal(impulse_sets(models), expected)
 
@@ -158,133 +103,28 @@ def test_the_plain_stack_has_a_blind_spot_and_the_gated_one_none_if_deep_enough(
     everything = np.tril(np.ones((49, 49), dtype=bool), -1)
     for r, layers in [(1, 5), (3, 3)]:
         options = {"first_kernel": 2 * r + 1, "layers": layers}
-        plain = random_model((7, 7), **options)
+        plain = random_model("plain", (7, 7), **options)
         assert contexts(plain).sum() < everything.sum()
-        gated = [random_model((7, 7), seed, gated=True, **options) for seed in (0, 1)]
+        gated = [random_model("gated", (7, 7), seed, **options) for seed in range(4)]
         assert np.array_equal(impulse_sets(gated), everything)
         assert np.array_equal(contexts(gated[0]), everything)
         options["layers"] -= 1
-        assert not np.array_equal(contexts(random_model((7, 7), gated=True, **options)),
+        assert not np.array_equal(contexts(random_model("gated", (7, 7), **options)),
                                   everything)
 
 
 @VARIANTS
-@pytest.mark.parametrize("levels", [2, 4])
-def test_dependency_sets_of_colours(gated, levels):
-    models = [random_model((3, 4), seed, gated=gated, channels=3, levels=levels, first_kernel=3,
-                           width=12, head=12) for seed in range(4)]
-    found = impulse_sets(models)
-    assert np.array_equal(found, contexts(models[0]))
-    # In one pixel green sees red, and blue sees both.
-    assert found[15:18, 15:18].tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 0]]
-    assert np.array_equal(found[::3, ::3], contexts(random_model((3, 4), gated=gated,
-                                                                 first_kernel=3)))
-
-
-@VARIANTS
-def test_the_dependency_test_finds_a_leak_of_one_pixel(gated):
-    model = leaking(gated, (7, 7))
+def test_the_dependency_test_finds_a_leak_of_one_pixel(kind):
+    model = leaking(kind, (7, 7))
     leaked = impulse_sets([model]) & ~contexts(model)
     assert np.array_equal(np.diag(leaked), np.ones(49, dtype=bool))
 
 
-# --------------------------------------------------------------------------------- sampling
-
-
-def recorded(model, draw):
-    """The images that `draw` returns, and the logits that each sub-pixel was drawn from."""
-    seen = []
-    original = model.draw
-
-    def recording(values, u):
-        seen.append(backend.to_numpy(values).copy())
-        return original(values, u)
-    model.draw = recording
-    try:
-        return backend.to_numpy(draw()), np.array(seen)
-    finally:
-        del model.draw
-
-
-SAMPLED = [((7, 6), 2, 1, 3), ((5, 7), 17, 1, 7), ((4, 5), 4, 3, 5)]
-
-
-def both_ways(model, draw):
-    """Fast and naive images and logits, from generators of one seed."""
-    return [recorded(model, lambda: draw(np.random.default_rng(3), naive))
-            for naive in (False, True)]
-
-
-@VARIANTS
-@pytest.mark.parametrize("shape, levels, channels, kernel", SAMPLED)
-def test_fast_sampler_draws_the_naive_ones_images(xp, gated, shape, levels, channels, kernel):
-    for dtype, tolerance in [(np.float64, 1e-10), (np.float32, 1e-4)]:
-        model = random_model(shape, levels=levels, channels=channels, gated=gated, layers=3,
-                             first_kernel=kernel, scale=0.4)
-        model.to(xp, dtype)
-        (fast, a), (naive, b) = both_ways(model, lambda rng, naive:
-                                          model.sample(5, rng, naive=naive))
-        assert np.array_equal(fast, naive)
-        assert np.abs(a - b).max() < tolerance
-        assert len(np.unique(fast)) == levels
-
-
-@VARIANTS
-@pytest.mark.parametrize("channels", [1, 3])
-def test_completion_is_the_naive_one_too(rng, gated, channels):
-    model = random_model((5, 4), levels=3, channels=channels, gated=gated)
-    x = rng.integers(0, 3, (4, model.dim)).astype(float)
-    below, scattered = np.arange(model.dim) < 30, rng.random(model.dim) < 0.5
-    everything = np.ones(model.dim, dtype=bool)
-    for observed in (below, scattered, everything, ~everything):
-        (fast, a), (naive, b) = both_ways(model, lambda rng, naive:
-                                          model.complete(x, observed, rng, naive=naive))
-        assert np.array_equal(fast, naive)
-        assert len(a) == len(b) == (~observed).sum()
-        assert not len(a) or np.abs(a - b).max() < 1e-10
-        assert np.array_equal(fast[:, observed], x[:, observed])
-
-
-def test_samples_follow_the_distribution():
-    model = random_model((2, 2), scale=0.8)
-    images = np.array(list(itertools.product(range(2), repeat=4)), dtype=float)
-    with no_grad():
-        p = np.exp(model.log_prob(images).data)
-    n = 20000
-    drawn = model.sample(n, np.random.default_rng(0))
-    counts = np.bincount((drawn @ [8, 4, 2, 1]).astype(int), minlength=16)
-    chi_square = ((counts - n * p) ** 2 / (n * p)).sum()
-    assert chi_square < 37.7  # 15 degrees of freedom, one in a thousand
-
-
-def test_progress_is_reported_for_every_drawn_sub_pixel(rng):
-    class Count:
-        updates = 0
-
-        def update(self):
-            self.updates += 1
-    for options in ({}, {"gated": True}):
-        model, count = random_model((3, 4), channels=3, **options), Count()
-        model.complete(np.zeros((2, 36)), np.arange(36) < 20, rng, progress=count)
-        assert count.updates == 16
-
-
-# ------------------------------------------------------------------- gradients, construction
-
-
-@VARIANTS
-@pytest.mark.parametrize("levels, channels", [(2, 1), (5, 1), (3, 3)])
-def test_gradient_of_the_objective(xp, rng, gated, levels, channels):
-    # Small: every relu has a kink, and the check needs a point that is near none of them.
-    model = random_model((2, 3), levels=levels, channels=channels, gated=gated, width=3, head=3,
-                         layers=1, first_kernel=3).to(xp)
-    x = xp.asarray(rng.integers(0, levels, (2, model.dim)).astype(float))
-    check_grads(functional(model, lambda: model.loss(x, None)),
-                *[parameter.data for parameter in model.parameters()], repeats=1)
+# ----------------------------------------------------------------------- construction
 
 
 def test_masked_weights_of_a_colour_model_get_no_gradient(rng):
-    model = random_model((3, 4), levels=3, channels=3)
+    model = random_model("plain", (3, 4), levels=3, channels=3)
     x = rng.integers(0, 3, (4, 36)).astype(float)
     layers = [module for module in model.modules() if module.constants]
     for layer, g in zip(layers, grad(model.loss(x, None), [layer.weight for layer in layers])):
@@ -306,7 +146,7 @@ def test_the_papers_sizes(rng):
 
 
 def test_a_block_adds_its_input_once(rng):
-    model = random_model((3, 3), layers=1)
+    model = random_model("plain", (3, 3), layers=1)
     for layer in (model.stack.blocks[0].expand, model.stack.first):
         layer.bias.data[...] = 0
     model.stack.blocks[0].expand.weight.data[...] = 0

@@ -1,4 +1,4 @@
-"""Floor 4: PixelCNN. Read autoregressive.py and nn/masked.py before.
+"""Floor 4: PixelCNN. Read pixel_model.py and nn/masked.py before.
 
 Each sub-pixel's distribution comes from a stack of masked convolutions over the image, which
 see only what comes before it in raster order, colours innermost:
@@ -18,13 +18,13 @@ decoders", figure 2. How both sample pixel by pixel: pixelcnn_sampling.py.
 import numpy as np
 
 from scratchgen import ops
-from scratchgen.models.autoregressive import AutoregressiveModel
-from scratchgen.models.pixelcnn_sampling import GatedSampler, ResidualSampler, draw_pixels
+from scratchgen.models.pixel_model import PixelModel, check_sizes
+from scratchgen.models.pixelcnn_sampling import GatedSampler, ResidualSampler
 from scratchgen.nn.masked import MaskedConv2d, Section, chain, gate
 from scratchgen.nn.module import Module
 
 
-class PixelCNN(AutoregressiveModel):
+class PixelCNN(PixelModel):
     """Images of shape (H, W) with 1 or 3 colours; x is (N, D), D = H W colours.
 
     levels: 2 .. 256 values of a sub-pixel; layers: L, the 3-wide layers after the first one;
@@ -34,24 +34,10 @@ class PixelCNN(AutoregressiveModel):
 
     def __init__(self, shape, rng, levels=2, channels=1, layers=7, width=32, first_kernel=7,
                  gated=False, head=32):
-        if len(shape) != 2 or min(shape) < 1 or min(channels, layers, width, head) < 1:
-            raise ValueError(f"shape {shape}, {channels} channels, {layers} layers, width {width} "
-                             f"and head {head}: the shape must be (H, W), all at least 1")
-        super().__init__(shape[0] * shape[1] * channels, levels)
-        self.shape = tuple(shape)
-        self.channels = channels
+        check_sizes(shape, channels, layers, width, head)
         stack = GatedStacks if gated else ResidualStack
-        self.stack = stack(channels, layers, width, first_kernel, rng)
-        outputs = channels * (1 if levels == 2 else levels)
-        sizes = [self.stack.maps, head, head, outputs]
-        self.head = [MaskedConv2d(a, b, 1, rng, colours=channels)
-                     for a, b in zip(sizes[:-1], sizes[1:])]
-
-    def logits(self, x):
-        maps = self.stack(self.scaled(x).reshape(-1, *self.shape, self.channels))
-        maps = chain(maps, [Section(self.head)])
-        per_pixel = () if self.levels == 2 else (self.levels,)
-        return maps.reshape(-1, self.dim, *per_pixel)
+        super().__init__(shape, rng, stack(channels, layers, width, first_kernel, rng), levels,
+                         channels, head)
 
     def context(self, i):
         """The sub-pixels that sub-pixel i can depend on, bool (D,): what `stack.sees`."""
@@ -63,9 +49,6 @@ class PixelCNN(AutoregressiveModel):
         seen = self.stack.sees(up, right)[:, :, None].repeat(self.channels, axis=2)
         seen[row, column, :colour] = True
         return seen.reshape(-1)
-
-    def fill(self, x, u, missing, progress=None):
-        draw_pixels(self, x, u, missing, progress)
 
 
 # ------------------------------------------------------------------------ residual PixelCNN

@@ -1,4 +1,4 @@
-"""Floor 4: PixelRNN. Read pixelcnn.py and nn/pixel_recurrent.py before.
+"""Floor 4: PixelRNN. Read pixel_model.py and nn/pixel_recurrent.py before.
 
 PixelCNN's blocks of convolutions are replaced by two-dimensional LSTMs, which see far instead of
 a few pixels for each layer:
@@ -17,17 +17,16 @@ van den Oord, Kalchbrenner & Kavukcuoglu 2016, "Pixel recurrent neural networks"
 import numpy as np
 
 from scratchgen import ops
-from scratchgen.models.autoregressive import AutoregressiveModel
-from scratchgen.models.pixelcnn_sampling import draw_pixels
+from scratchgen.models.pixel_model import PixelModel, check_sizes
 from scratchgen.models.pixelrnn_sampling import DiagonalSampler, RecurrentSampler, RowSampler
-from scratchgen.nn.masked import MaskedConv2d, Section, chain
+from scratchgen.nn.masked import MaskedConv2d
 from scratchgen.nn.module import Module
 from scratchgen.nn.pixel_recurrent import DiagonalBiLSTM, RowLSTM
 
 VARIANTS = {"row": (RowLSTM, RowSampler), "diagonal": (DiagonalBiLSTM, DiagonalSampler)}
 
 
-class PixelRNN(AutoregressiveModel):
+class PixelRNN(PixelModel):
     """Images of shape (H, W) with 1 or 3 colours; x is (N, D), D = H W colours.
 
     variant: "row" or "diagonal"; levels: 2 .. 256 values of a sub-pixel; layers: L; width: h;
@@ -37,27 +36,14 @@ class PixelRNN(AutoregressiveModel):
 
     def __init__(self, shape, rng, variant="row", levels=2, channels=1, layers=2, width=16,
                  first_kernel=7, head=32):
-        if len(shape) != 2 or min(shape) < 1 or min(channels, layers, width, head) < 1:
-            raise ValueError(f"shape {shape}, {channels} channels, {layers} layers, width {width} "
-                             f"and head {head}: the shape must be (H, W), all at least 1")
+        check_sizes(shape, channels, layers, width, head)
         if variant not in VARIANTS:
             raise ValueError(f"no PixelRNN is called {variant!r}: choose {' or '.join(VARIANTS)}")
         if first_kernel < 3:
             raise ValueError(f"a first kernel of {first_kernel} sees no neighbour: take 3 or more")
-        super().__init__(shape[0] * shape[1] * channels, levels)
-        self.shape = tuple(shape)
-        self.channels = channels
+        stack = RecurrentStack(channels, variant, layers, width, first_kernel, rng)
+        super().__init__(shape, rng, stack, levels, channels, head)
         self.variant = variant
-        self.stack = RecurrentStack(channels, variant, layers, width, first_kernel, rng)
-        sizes = [2 * width, head, head, channels * (1 if levels == 2 else levels)]
-        self.head = [MaskedConv2d(a, b, 1, rng, colours=channels)
-                     for a, b in zip(sizes[:-1], sizes[1:])]
-
-    def logits(self, x):
-        maps = self.stack(self.scaled(x).reshape(-1, *self.shape, self.channels))
-        maps = chain(maps, [Section(self.head)])
-        per_pixel = () if self.levels == 2 else (self.levels,)
-        return maps.reshape(-1, self.dim, *per_pixel)
 
     def context(self, i):
         """The sub-pixels that sub-pixel i can depend on, bool (D,).
@@ -83,15 +69,13 @@ class PixelRNN(AutoregressiveModel):
         seen[row, column, :colour] = True
         return seen.reshape(-1)
 
-    def fill(self, x, u, missing, progress=None):
-        draw_pixels(self, x, u, missing, progress)
-
 
 class RecurrentStack(Module):
     """(N, H, W, colours) -> (N, H, W, 2h): the first layer and L residual LSTM layers."""
 
     def __init__(self, colours, variant, layers, width, first_kernel, rng):
         lstm, self.layer_sampler = VARIANTS[variant]
+        self.maps = 2 * width
         self.first = MaskedConv2d(colours, 2 * width, first_kernel, rng, "A", colours=colours)
         self.half_width = first_kernel // 2
         self.layers = [RecurrentLayer(lstm, colours, width, rng) for _ in range(layers)]

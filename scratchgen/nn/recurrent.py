@@ -194,7 +194,7 @@ class LSTMCell(Module):
         if hasattr(self, "h0"):
             return [ops.broadcast_to(x, shape=(batch, self.hidden_size))
                     for x in (self.h0, self.c0)]
-        like = self.bias.data
+        like = raw(self.bias)
         zeros = backend.module_of(like).zeros((batch, self.hidden_size), like.dtype)
         return [zeros, zeros]
 

@@ -115,6 +115,10 @@ def build_parser():
                    "put the figures of several runs side by side, a table per data protocol",
                    "scratchgen compare runs/made runs/nade runs/vae")
     compare.add_argument("runs", metavar="RUN", nargs="+", help="folders that train left")
+    compare.add_argument("--pictures", metavar="DIR", help="draw their samples and completions "
+                         "side by side, two pictures per data protocol, into this folder "
+                         "(default: none)")
+    _add_place(compare)
 
     listing = _add(subparsers, "datasets", commands.list_datasets,
                    "list the data sets: what, where, licence", "scratchgen datasets")

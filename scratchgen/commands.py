@@ -14,8 +14,8 @@ import numpy as np
 
 from scratchgen import backend, catalog, datasets, report
 from scratchgen.catalog import UsageError
-from scratchgen.pictures import Pictures
-from scratchgen.run import Run, RunError, write_atomically
+from scratchgen.pictures import Pictures, side_by_side
+from scratchgen.run import Run, RunError, errors_named, write_atomically
 from scratchgen.train import Trainer, check_format, part
 
 
@@ -165,9 +165,9 @@ def _checkpoint_errors(run):
 # --------------------------------------------------------------- commands on a trained run
 
 
-def _load(args):
-    """The trained model of a run, with its best parameters."""
-    run = Run(args.run)
+def _load(folder, args):
+    """The trained model of a run folder, with its best parameters."""
+    run = Run(folder)
     config = _checked_config(run, run.config())
     if args.backend:
         config["backend"] = args.backend
@@ -183,7 +183,7 @@ def _load(args):
 
 def evaluate_run(args):
     """`scratchgen evaluate RUN`."""
-    trained = _load(args)
+    trained = _load(args.run, args)
     config, dataset = trained.config, trained.dataset
     if args.iw_samples and not hasattr(trained.model, "log_weights"):
         raise UsageError(f"--iw-samples: {config['model']} has no latent distribution")
@@ -200,11 +200,23 @@ def evaluate_run(args):
 def compare_runs(args):
     """`scratchgen compare RUN...`: their figures side by side, a table per data protocol."""
     print(report.comparison([Run(folder) for folder in args.runs]))
+    if args.pictures:
+        protocols = {}
+        for folder in args.runs:
+            trained = _load(folder, args)
+            if trained.sampling_time(n=1) is not None:
+                members = protocols.setdefault(trained.dataset.protocol, [])
+                members.append((trained.run.folder.name, trained.pictures()))
+        folder = Path(args.pictures)
+        with errors_named(folder, "make"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for members in protocols.values():
+            print(*side_by_side(folder, members), sep="\n")
 
 
 def sample_run(args):
     """`scratchgen sample RUN`."""
-    trained = _load(args)
+    trained = _load(args.run, args)
     path = Path(args.out) if args.out else trained.run.folder / "samples.png"
     if args.mean and not hasattr(trained.model, "decode"):
         raise UsageError(f"--mean: {trained.config['model']} has no p(x|z) to take the mean of")
@@ -214,7 +226,7 @@ def sample_run(args):
 
 def reconstruct_run(args):
     """`scratchgen reconstruct RUN`."""
-    trained = _load(args)
+    trained = _load(args.run, args)
     if not hasattr(trained.model, "reconstruct"):
         raise UsageError(f"{trained.config['model']} has no codes to reconstruct from: see "
                          "scratchgen complete")
@@ -225,7 +237,7 @@ def reconstruct_run(args):
 
 def complete_run(args):
     """`scratchgen complete RUN`: hide a part of test images and draw it from the model."""
-    trained = _load(args)
+    trained = _load(args.run, args)
     if not hasattr(trained.model, "complete"):
         raise UsageError(f"{trained.config['model']} draws no part of an image given the rest")
     shape = trained.dataset.shape

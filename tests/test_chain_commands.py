@@ -85,6 +85,29 @@ def test_progress_of_sampling_reaches_its_end(runs, monkeypatch, model):
         assert abs(bar.left) < 1e-9
 
 
+def test_compare_draws_the_models_side_by_side(runs, tmp_path, monkeypatch, capsys):
+    drawn = {}
+    monkeypatch.setattr(plots, "image_grid",
+                        lambda path, images, shape, columns, title, labels:
+                        drawn.update({path.name: (images.reshape(-1, columns, 64), labels)}))
+    names = ["made-17", "pixelcnn-17", "vae", "autoencoder"]
+    assert cli.main(["compare", *[str(runs / name) for name in names],
+                     "--pictures", str(tmp_path / "new" / "folder")]) == 0
+    assert (tmp_path / "new" / "folder").is_dir()
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        str(tmp_path / "new" / "folder" / name) for name in drawn]
+    assert list(drawn) == ["digits-17-levels-samples.png", "digits-17-levels-completions.png",
+                           "digits-threshold-samples.png"]  # an autoencoder has no samples
+    samples, labels = drawn["digits-17-levels-samples.png"]
+    assert (samples.shape, labels) == ((2, 16, 64), ["made-17", "pixelcnn-17"])
+    assert (samples[0] != samples[1]).any()
+    rows, labels = drawn["digits-17-levels-completions.png"]
+    assert labels == ["data", "kept", "made-17", "pixelcnn-17"]
+    for row in rows:
+        np.testing.assert_array_equal(row[:, :32], rows[0][:, :32])
+    np.testing.assert_allclose(rows[1][:, 32:], 0.3, rtol=1e-6)
+
+
 def test_completions_show_the_kept_pixels(runs, tmp_path, monkeypatch, capsys):
     drawn = []
     monkeypatch.setattr(plots, "image_grid", lambda path, images, *rest: drawn.append(images))

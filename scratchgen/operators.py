@@ -187,6 +187,8 @@ put.rules(lambda g, out, x, shape, index: getitem(g, index=index))
 def _checked(index, x):
     """`index` as a tuple, its integer arrays within bounds (CuPy would wrap) and on x's side."""
     index = index if isinstance(index, tuple) else (index,)
+    if all(type(i) is slice or i is Ellipsis for i in index):
+        return index  # nothing in it can be out of bounds
     index = tuple(np.asarray(i) if isinstance(i, list) else i for i in index)
     consumed = len([i for i in index if i is not None and i is not Ellipsis])
     axis = 0

@@ -263,7 +263,10 @@ def _flat_index(x, shape, xp):
         low, high = chosen.min().item(), chosen.max().item()
         if not (0 <= low and high < categories):
             raise ValueError(f"categories {low}..{high} outside 0..{categories - 1}")
-    return chosen.astype(np.int64) + categories * xp.arange(chosen.size)
+    whole = chosen.astype(np.int64)
+    if not (whole == chosen).all().item():
+        raise ValueError("categories must be whole numbers")
+    return whole + categories * xp.arange(chosen.size)
 
 
 # ---------------------------------------------------------------------------------- helpers

@@ -84,6 +84,7 @@ def test_categorical_refuses_what_is_not_a_category(xp, rng):
     for x, message in [
             (np.full((2, 3), 5), "categories 5..5 outside 0..4"),
             (np.full((2, 3), -1), "categories -1..-1 outside 0..4"),
+            (np.full((2, 3), 0.5), "categories must be whole numbers"),
             (np.zeros((3, 2), int), r"of shape \(3, 2\) for logits of shape \(2, 3, 5\)")]:
         with pytest.raises(ValueError, match=message):
             distribution.log_prob(x)

@@ -20,6 +20,8 @@ from scratchgen.distributions import Bernoulli, Categorical, Laplace, Normal, kl
 from scratchgen.models.autoencoder import Autoencoder
 from scratchgen.models.belief_net import BeliefNet
 from scratchgen.models.coders import DECODER_STDS
+from scratchgen.models.gan import GENERATOR_LOSSES
+from scratchgen.models.gan_networks import conv_gan, mlp_gan
 from scratchgen.models.made import MADE
 from scratchgen.models.nade import NADE
 from scratchgen.models.pixelcnn import PixelCNN
@@ -217,6 +219,11 @@ def _layers(point):
         layer.to(point.xp)
         yield Case("layer", name, functional(layer, layer),
                    (*point.near(layer.parameters()), point(*shape)))
+    norm = nn.BatchNorm(3).to(point.xp)
+    for statistics, shape in [("running", (2, 3, 4, 5)), ("batch", (4, 3))]:
+        forward = partial(norm, statistics=statistics)
+        yield Case("layer", "BatchNorm", functional(norm, forward),
+                   (*point.near(norm.parameters()), point(*shape)), variant=statistics)
     for options in [{"layers": 2}, {"bidirectional": True, "learned_initial_state": True}]:
         lstm = nn.LSTM(3, 2, point.rng, **options).to(point.xp)
         forward = partial(lambda lstm, x: lstm(x, lengths=[3, 2])[0], lstm)
@@ -300,6 +307,22 @@ def _objectives(point):
     for variant in VARIANTS:
         yield _exact_objective(point, f"PixelRNN {variant}, 3 colours",
                                PixelRNN((2, 3), point.rng, variant, 3, **small))
+    # So many kinks that not every point has a smooth one near: these do, whatever stands above.
+    yield from _games(_Points(point.xp, np.random.default_rng(5)))
+
+
+def _games(point):
+    """Each player's loss in its own parameters: the others it leaves alone, by design."""
+    for loss in GENERATOR_LOSSES:
+        perceptrons = mlp_gan(32, point.rng, (5, 4), latent=2, loss=loss).to(point.xp)
+        convolutions = conv_gan((4, 8), point.rng, 1, 1, latent=2, loss=loss).to(point.xp)
+        parameters = convolutions.parameters()
+        # Weights near 0 make samples that are all alike: there batch norm is too steep to check.
+        for parameter, moved in zip(parameters, point.near(parameters)):
+            parameter.data[...] = 3 * moved
+        for what, gan in [("perceptrons", perceptrons), ("convolutions", convolutions)]:
+            for player in gan.players():
+                yield _player(point, f"GAN {loss} {what}, {player.name}", gan, player)
 
 
 def _objective(point, name, model_class, **options):
@@ -309,6 +332,17 @@ def _objective(point, name, model_class, **options):
         return model.loss(x, np.random.default_rng(4))
     return Case("objective", name, functional(model, loss),
                 (*point.near(model.parameters()), point.fractions(3, 5)))
+
+
+def _player(point, name, gan, player):
+    x = point.fractions(3, 32)
+    network = getattr(gan, player.name)
+
+    def loss():
+        own = x.astype(network.parameters()[0].dtype)
+        return player.loss(own, np.random.default_rng(4))
+    return Case("objective", name, functional(network, loss),
+                tuple(point.near(network.parameters())))
 
 
 def _exact_objective(point, name, model):

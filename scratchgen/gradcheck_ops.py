@@ -14,6 +14,7 @@ from scratchgen.conv import conv2d, conv2d_weight, conv_transpose2d
 from scratchgen.distributions import bernoulli_log_prob, categorical_log_prob
 from scratchgen.models.nade import nade_logits
 from scratchgen.nn.masked import Section, masked_convs, taps
+from scratchgen.nn.norm import batch_norm
 from scratchgen.nn.pixel_recurrent import diagonal_bilstm, row_lstm
 from scratchgen.nn.recurrent import lstm
 
@@ -31,6 +32,7 @@ def fused_entries(point):
     """All fused ops, each to be held against its twin too: (op, arrays, static)."""
     yield bernoulli_log_prob, [point(2, 3, 5), point.fractions(3, 5)], {}
     yield categorical_log_prob, [point(2, 3, 5)], {"x": np.array([[2, 0, 2], [1, 4, 3]])}
+    yield batch_norm, [point(2, 3, 4, 5), point(3), point(3)], {"eps": 0.1}
     yield nade_logits, [point(3, 5), point(5, 7), point(7), point(5, 2, 7), point(5, 2)], {}
     plan = (Section((taps(3, "A"),), relu=False),
             Section((taps(1, "B"), taps(3, "B"), taps(1, "B")), residual=True))

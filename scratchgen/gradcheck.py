@@ -46,15 +46,16 @@ class Case:
     variant: str = ""
     tolerance: float = TOLERANCE
 
-    def error(self):
-        """The largest relative error found."""
-        return check_grads(self.function, *self.arrays, order=self.order, tolerance=math.inf)
+    def error(self, repeats=2):
+        """The largest relative error found, along so many directions for each argument."""
+        return check_grads(self.function, *self.arrays, order=self.order, tolerance=math.inf,
+                           repeats=repeats)
 
 
 class Comparison(Case):
     """Two ways to the same numbers: `function(*arrays)` is their difference, order is 0."""
 
-    def error(self):
+    def error(self, repeats=1):
         return self.function(*self.arrays)
 
 

@@ -25,9 +25,10 @@ def table(xp):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_agree(table, name):
+def test_gradients_agree(table, name, xp):
     case = table[name]
-    assert case.error() <= case.tolerance
+    repeats = 2 if xp is np else 1  # the same functions again: here they must stay on the device
+    assert case.error(repeats) <= case.tolerance
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

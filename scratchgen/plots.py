@@ -70,12 +70,18 @@ def curves(path, records, keys, ylabel, title, baseline=None):
     for key, colour in zip(keys, _COLOURS):
         axes.plot(epochs, [record[key] for record in records], color=colour, linewidth=1.5,
                   marker=marker, label=key.replace("_", " "))
+    lowest = min(record[key] for record in records for key in keys)
+    top = max(records[0][key] for key in keys)
     if baseline is not None:
         name, value = baseline
-        axes.axhline(value, color=_INK, linewidth=1, linestyle="--", label=f"{name} {value:.1f}")
-    lowest = min(record[key] for record in records for key in keys)
-    top = max([records[0][key] for key in keys] + ([baseline[1]] if baseline else []))
-    axes.set_ylim(top=top + 0.05 * (top - lowest))
+        label = f"{name} {value:.1f}"
+        if value - lowest > 3 * (top - lowest) > 0:  # so far up that the curves would be flat
+            label += ", above"
+        else:
+            top = max(top, value)
+        axes.axhline(value, color=_INK, linewidth=1, linestyle="--", label=label)
+    margin = 0.05 * (top - lowest) or 1
+    axes.set_ylim(lowest - margin, top + margin)
     axes.set_xlabel("epoch")
     axes.set_ylabel(ylabel)
     axes.set_title(title, fontsize=10, color=_INK, loc="left")

@@ -160,3 +160,13 @@ def test_curves_show_what_they_are_given(tmp_path):
                      "nats", "title")
         contents.add(path.read_bytes())
     assert len(contents) == 2
+
+
+@pytest.mark.parametrize("baseline", [None, 3.0, 1000.0])
+def test_a_baseline_far_above_does_not_flatten_the_curves(tmp_path, baseline):
+    records = [{"epoch": 1, "nats": 2.0}, {"epoch": 2, "nats": 1.0}]
+    plots.curves(tmp_path / "curves.png", records, ["nats"], "nats", "title",
+                 baseline and ("baseline", baseline))
+    picture = matplotlib.image.imread(tmp_path / "curves.png")[:, :, :3]
+    blue = np.abs(picture - np.array([0x25, 0x63, 0xeb]) / 255).max(axis=2) < 0.1
+    assert blue.any(axis=1).sum() > 0.3 * len(picture)  # the rows that the curve passes

@@ -199,14 +199,16 @@ def evaluate_run(args):
 
 def compare_runs(args):
     """`scratchgen compare RUN...`: their figures side by side, a table per data protocol."""
-    print(report.comparison([Run(folder) for folder in args.runs]))
+    runs = [Run(folder) for folder in args.runs]
+    print(report.comparison(runs))
     if args.pictures:
         protocols = {}
-        for folder in args.runs:
-            trained = _load(folder, args)
-            if trained.sampling_time(n=1) is not None:
-                members = protocols.setdefault(trained.dataset.protocol, [])
-                members.append((trained.run.folder.name, trained.pictures()))
+        for run in runs:
+            figures = report.read_figures(run)
+            if figures["sample_ms"] is not None:  # an autoencoder cannot sample
+                trained = _load(run.folder, args)
+                members = protocols.setdefault(figures["protocol"], [])
+                members.append((run.folder.name, trained.pictures()))
         folder = Path(args.pictures)
         with errors_named(folder, "make"):
             folder.mkdir(parents=True, exist_ok=True)
